@@ -1,0 +1,1 @@
+"""A transactional outbox for PostgreSQL: jobs committed with your rows, read from the log."""
