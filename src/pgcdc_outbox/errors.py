@@ -96,7 +96,7 @@ class WalLevelTooLow(OutboxError):
 
 
 class PermissionMissing(OutboxError):
-    """The role may not do what is needed. The hint is the statement or pg_hba line that mends it."""
+    """The role may not do this. The hint is the statement or pg_hba line that mends it."""
 
 
 class SchemaBehind(OutboxError):
@@ -114,7 +114,9 @@ class SchemaAhead(OutboxError):
 class MigrationChanged(OutboxError):
     """A migration that was applied differs from the one in this version."""
 
-    default_hint = "Install the version that applied it, or compare with `pgcdc-outbox migrate --print`."
+    default_hint = (
+        "Install the version that applied it, or compare with `pgcdc-outbox migrate --print`."
+    )
 
 
 class MigrationBlocked(OutboxError):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 
-class Outcome(Exception):  # noqa: N818 -- it is raised as control flow, not as an error
+class Outcome(Exception):
     """The fate of one job. May be returned by id, or raised for every job of the call."""
 
 
