@@ -1,0 +1,1 @@
+"""Handle, record, then acknowledge: the orchestration, over ports."""

@@ -1,0 +1,1 @@
+"""Decisions: pure, without a clock, chance or I/O of their own."""

@@ -1,0 +1,146 @@
+"""Every error this library raises: what may be retried, and what a person should do."""
+
+from typing import ClassVar
+
+
+class OutboxError(Exception):
+    """Base class of every error raised by this library.
+
+    ``transient`` tells whether the same call may succeed later; ``hint`` tells
+    a person what to do. Neither the message nor the hint holds a password.
+    """
+
+    transient: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = self.default_hint if hint is None else hint
+
+
+class SettingsError(OutboxError):
+    """A setting that makes no sense. The message names the field and where it came from."""
+
+
+class JobInvalid(OutboxError, ValueError):
+    """A job that cannot be enqueued. The message names the field; nothing was sent."""
+
+
+class PayloadInvalid(OutboxError, ValueError):
+    """A payload that cannot be decoded. Trying again will not help."""
+
+    default_hint = "Trying again will not help: fix the producer, or the type asked for."
+
+
+class HandlerInvalid(OutboxError, TypeError):
+    """A handler that cannot be called with a batch of jobs."""
+
+    default_hint = "A handler takes one argument, the sequence of jobs: `def handle(jobs): ...`."
+
+
+class ResultInvalid(OutboxError, TypeError):
+    """A handler returned something that says nothing about its jobs."""
+
+    default_hint = (
+        "Return None (all done), the ids that failed, or a mapping of id to Done, Retry or Dead."
+    )
+
+
+class StreamCorrupt(OutboxError):
+    """Bytes from the server that we cannot read. Nothing past them is acknowledged."""
+
+    default_hint = "Nothing was lost: the slot still holds the log. Please report this."
+
+
+class SourceUnavailable(OutboxError):
+    """The server cannot be reached, or ended the connection."""
+
+    transient = True
+    default_hint = "Check that the server runs and accepts connections."
+
+
+class SlotInUse(SourceUnavailable):
+    """Another reader holds this consumer: stand by."""
+
+    default_hint = "Another instance runs this consumer; this one takes over when it ends."
+
+
+class SlotMissing(OutboxError):
+    """The replication slot does not exist (any more)."""
+
+    default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
+
+
+class SlotInvalidated(OutboxError):
+    """PostgreSQL removed log that the slot had not yet confirmed."""
+
+    default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
+
+
+class SlotForeign(OutboxError):
+    """A slot of our name belongs to another database or another plugin."""
+
+    default_hint = "Drop that slot, or give this consumer another name."
+
+
+class PublicationMissing(OutboxError):
+    """The publication of the outbox does not exist, or does not publish it."""
+
+    default_hint = "Run `pgcdc-outbox migrate`."
+
+
+class WalLevelTooLow(OutboxError):
+    """The server writes too little log for logical decoding."""
+
+    default_hint = "alter system set wal_level = 'logical'; then restart the server."
+
+
+class PermissionMissing(OutboxError):
+    """The role may not do this. The hint is the statement or pg_hba line that mends it."""
+
+
+class SchemaBehind(OutboxError):
+    """The outbox is missing, or older than this version of the library needs."""
+
+    default_hint = "Run `pgcdc-outbox migrate`."
+
+
+class SchemaAhead(OutboxError):
+    """The outbox was migrated by a newer version of the library."""
+
+    default_hint = "Upgrade pgcdc-outbox."
+
+
+class MigrationChanged(OutboxError):
+    """A migration that was applied differs from the one in this version."""
+
+    default_hint = (
+        "Install the version that applied it, or compare with `pgcdc-outbox migrate --print`."
+    )
+
+
+class MigrationBlocked(OutboxError):
+    """A lock could not be had in time, so that producers are not kept waiting."""
+
+    transient = True
+    default_hint = "A long transaction holds the tables; try again when it has ended."
+
+
+class TransactionMissing(OutboxError, ValueError):
+    """The connection given as ``tx`` is in autocommit mode with no transaction open."""
+
+    default_hint = "Open a transaction first, or leave tx out to commit the job on its own."
+
+
+class LedgerUnavailable(OutboxError):
+    """Outcomes could not be written. The batch is not acknowledged."""
+
+    transient = True
+    default_hint = "Jobs are safe in the log; check the server and its disk."
+
+
+class Fenced(OutboxError):
+    """Another instance took over this consumer; this one wrote nothing more."""
+
+    transient = True
+    default_hint = "Another instance runs this consumer now; this one stands by."

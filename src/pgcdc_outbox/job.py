@@ -1,0 +1,124 @@
+"""Jobs: what a producer enqueues and what a handler gets."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, overload
+
+import msgspec
+from msgspec import Struct
+
+from pgcdc_outbox.errors import PayloadInvalid
+
+T = TypeVar("T")
+
+JSON_TYPE = "application/json"
+BYTES_TYPE = "application/octet-stream"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Failing(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One failed attempt, as it is kept in the error history of a job."""
+
+    attempt: int
+    """Which attempt it was, from 1."""
+    at: str
+    """When it was recorded, ISO 8601 in UTC, by the clock of the server."""
+    error: str
+    """Class of the exception, or the name of the outcome."""
+    text: str
+    """Text of the error, bounded."""
+    jobs: int = 1
+    """How many jobs shared the call that failed; above 1 the culprit is unknown."""
+
+
+class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What happened to a job before the row that was read."""
+
+    created_us: int
+    """When the job was first enqueued: microseconds since 1970, UTC."""
+    prior_attempts: int = 0
+    """Attempts made before a person last retried it; not counted towards the limit."""
+    errors: tuple[Failing, ...] = ()
+    """The failed attempts, oldest first, bounded."""
+
+
+# gc=False: a job holds no reference back to itself, and a million of them
+# should cost the collector nothing. Positional: it is the cheapest to build.
+class Job(Struct, frozen=True, gc=False):
+    """A committed job, as the handler gets it."""
+
+    id: int
+    """Its identity for ever; give it to other systems as the idempotency key."""
+    topic: str
+    """What kind of job it is."""
+    payload: bytes
+    """The body as it was enqueued."""
+    key: str | None = None
+    """Ordering key."""
+    headers: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Whatever the producer wants to tell beside the body."""
+    content_type: str = JSON_TYPE
+    """Media type of the payload."""
+    attempt: int = 1
+    """Which execution this is, from 1."""
+    created_us: int = 0
+    """When it was enqueued: microseconds since 1970, UTC."""
+    history: History | None = None
+    """Earlier attempts; None for a job that was never tried."""
+
+    @property
+    def created_at(self) -> datetime:
+        """When the job was enqueued, by the clock of the server; aware, UTC."""
+        return _EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def errors(self) -> tuple[Failing, ...]:
+        """The failed attempts before this one, oldest first, bounded."""
+        return () if self.history is None else self.history.errors
+
+    @property
+    def prior_attempts(self) -> int:
+        """Attempts made before a person last retried it from the dead letters."""
+        return 0 if self.history is None else self.history.prior_attempts
+
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, type: type[T]) -> T: ...
+    def json(self, type: Any = Any) -> Any:
+        """Decode the payload as JSON, into ``type`` if one is given.
+
+        ``type`` is anything msgspec decodes (Struct, dataclass, TypedDict, the
+        builtins and their generics) or a Pydantic model. Raises
+        `PayloadInvalid` if the payload is not JSON or does not fit.
+        """
+        try:
+            if (validate := getattr(type, "model_validate_json", None)) is not None:
+                return validate(self.payload)
+
+            return msgspec.json.decode(self.payload, type=type)
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            raise PayloadInvalid(f"payload of job {self.id} ({self.topic}): {error}") from error
+
+    def __repr__(self) -> str:
+        # Without the payload and the headers: they may hold what no log should.
+        return (
+            f"Job(id={self.id}, topic={self.topic!r}, key={self.key!r}, "
+            f"attempt={self.attempt}, payload=<{len(self.payload)} bytes>)"
+        )
+
+
+class NewJob(Struct, frozen=True, kw_only=True):
+    """A job to be enqueued, for `Client.enqueue_many`.
+
+    At most one of ``run_at`` (an aware datetime) and ``delay`` (a timedelta, or
+    seconds, counted by the clock of the server) may be given.
+    """
+
+    payload: Any
+    topic: str = "default"
+    key: str | None = None
+    headers: Mapping[str, str] | None = None
+    run_at: datetime | None = None
+    delay: timedelta | float | None = None

@@ -1,0 +1,33 @@
+"""A position in the write-ahead log."""
+
+from typing import Self
+
+
+class LSN(int):
+    """A log sequence number: a byte offset into the write-ahead log.
+
+    It compares and subtracts as the integer it is -- ``b - a`` is the number
+    of bytes of WAL between two positions -- and prints as PostgreSQL does.
+
+    Source: PostgreSQL manual, "pg_lsn Type".
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the ``16/B374D848`` form.
+
+        Raises `ValueError` for anything else.
+        """
+        high, slash, low = text.partition("/")
+        if not slash:
+            raise ValueError(f"not an LSN: {text!r}")
+
+        return cls(int(high, 16) << 32 | int(low, 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    def __repr__(self) -> str:
+        return f"LSN({str(self)!r})"

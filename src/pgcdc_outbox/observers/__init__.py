@@ -1,0 +1,1 @@
+"""Ready-made observers of events."""

@@ -1,0 +1,49 @@
+"""What became of a job: outcomes that a handler returns or raises."""
+
+from datetime import timedelta
+
+
+class Outcome(Exception):
+    """The fate of one job. May be returned by id, or raised for every job of the call."""
+
+
+class Done(Outcome):
+    """The job is finished."""
+
+    def __repr__(self) -> str:
+        return "Done()"
+
+
+class Retry(Outcome):
+    """The job failed and should be tried again.
+
+    ``after`` is the delay, a timedelta or seconds; without it the retry policy
+    decides. The attempt counts: at the last one the job is dead-lettered.
+    Raises `ValueError` for a delay that is negative or not finite.
+    """
+
+    def __init__(self, after: timedelta | float | None = None, error: str = "") -> None:
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"after: must be finite and not negative, got {after!r}")
+
+        super().__init__(error)
+        self.after = seconds
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"Retry(after={self.after!r}, error={self.error!r})"
+
+
+class Dead(Outcome):
+    """The job will never succeed: put it in the dead letters at once.
+
+    ``reason`` is kept with it, and is what a person will read first.
+    """
+
+    def __init__(self, reason: str = "rejected") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"Dead({self.reason!r})"

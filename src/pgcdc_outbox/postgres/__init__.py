@@ -1,0 +1,1 @@
+"""PostgreSQL: the stream, the tables, and what keeps them."""

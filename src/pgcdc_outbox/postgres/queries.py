@@ -1,0 +1,42 @@
+"""The SQL of this package: named blocks in files that psql can run too."""
+
+import re
+from functools import lru_cache
+from importlib.resources import files
+
+from psycopg import sql
+
+from pgcdc_outbox.postgres.names import publication_name
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def query(name: str, schema: str) -> str:
+    """The statement called ``name``, written for ``schema``.
+
+    Raises `KeyError` for a name that no file holds.
+    """
+    return for_schema(_blocks()[name], schema)
+
+
+@lru_cache(maxsize=512)
+def for_schema(text: str, schema: str) -> str:
+    """Replace psql's markers ``:"schema"`` and ``:'publication'`` as psql would."""
+    quoted = sql.Identifier(schema).as_string(None)
+    publication = sql.Literal(publication_name(schema)).as_string(None)
+    return text.replace(':"schema"', quoted).replace(":'publication'", publication)
+
+
+@lru_cache(maxsize=1)
+def _blocks() -> dict[str, str]:
+    blocks: dict[str, str] = {}
+    folder = files("pgcdc_outbox").joinpath("sql", "queries")
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        _, *parts = _NAME.split(entry.read_text("utf-8"))
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in blocks:
+                raise ValueError(f"two queries are called {name!r}")
+
+            blocks[name] = text.strip()
+
+    return blocks
