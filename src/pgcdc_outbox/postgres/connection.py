@@ -1,5 +1,6 @@
 """Plain connections for commands and maintenance: opened, mapped and closed in one place."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -100,6 +101,14 @@ def quoted(name: str) -> str:
     return psycopg.sql.Identifier(name).as_string(None)
 
 
+def redact(text: str, conninfo: str) -> str:
+    """The text, with the password of a connection string struck out, wherever it came from."""
+    try:
+        return _struck_out(text, conninfo_to_dict(conninfo))
+    except psycopg.ProgrammingError:
+        return text.replace(conninfo, "***")
+
+
 def translate(error: psycopg.Error) -> OutboxError | None:
     """What an error of the driver means here; None if it means nothing in particular."""
     text = _one_line(error.diag.message_primary or str(error))
@@ -133,16 +142,22 @@ def _parse(conninfo: str) -> dict[str, Any]:
 
 
 def _refused(text: str, parameters: dict[str, Any]) -> OutboxError:
-    if password := parameters.get("password"):
-        text = text.replace(str(password), "***")
-
-    text = _one_line(text)
+    text = _one_line(_struck_out(text, parameters))
     if any(refusal in text for refusal in _REFUSALS):
         return PermissionMissing(
             text, hint="Check user and password, pg_hba.conf, and `grant connect on database`."
         )
 
     return SourceUnavailable(text)
+
+
+def _struck_out(text: str, parameters: dict[str, Any]) -> str:
+    password = str(parameters.get("password") or "")
+    if not password:
+        return text
+
+    # As a word: striking out every "a" would tell the password rather than hide it.
+    return re.sub(rf"(?<!\w){re.escape(password)}(?!\w)", "***", text)
 
 
 def _one_line(text: str) -> str:
