@@ -256,15 +256,17 @@ def empty(to: Recorder, binary: bool) -> Expectations:
     return {"kinds": "", "counts": {"I": 0}}
 
 
-@scenario("a savepoint rolled back, streaming off", binary=True)
+@scenario("a large rollback, streaming off", binary=True)
 def stray_abort(to: Recorder, binary: bool) -> Expectations:
-    # The server must read this when it has already happened: it looks up
-    # whether a transaction has aborted when that has become large.
+    # PostgreSQL 18 notices at its memory limit that the transaction has already
+    # rolled back. It then counts the savepoint's changes as streamed.
     with to.session() as other:
-        fill(other, 1, FEW)
         other.execute("savepoint a")
+        fill(other, 1, FEW)
+        other.execute("release savepoint a")
         fill(other, 2)
-        other.execute("rollback to savepoint a")
+        other.rollback()
+        fill(other, 3, FEW)
 
     to.catch_up()
     stray = int(to.wire.server_version >= 180000)
