@@ -1,0 +1,5 @@
+"""`python -m pgcdc_outbox`."""
+
+from pgcdc_outbox.cli.main import main
+
+main()

@@ -1,0 +1,164 @@
+"""Plain connections for commands and maintenance: opened, mapped and closed in one place."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from psycopg import ClientCursor, Connection, IsolationLevel, errors
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+
+from pgcdc_outbox.errors import (
+    OutboxError,
+    PermissionMissing,
+    SchemaBehind,
+    SettingsError,
+    SourceUnavailable,
+)
+from pgcdc_outbox.postgres.queries import query
+
+Row = DictRow
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    "fallback_application_name": "pgcdc-outbox",
+}
+_SPELLING = (
+    "Write postgresql://user@host/database, or host=... dbname=... user=...; "
+    "percent-encode special characters in a URI, quote spaces in the other form."
+)
+_REFUSALS: Final = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "no password supplied",
+    "permission denied",
+    "is not permitted to log in",
+)
+
+
+def connect(conninfo: str) -> Connection[Row]:
+    """Connect in autocommit mode. Whatever ``conninfo`` leaves open, libpq's PG* variables give.
+
+    Parameters are bound by the client, so that statements such as CREATE TABLE
+    can have some. Raises `SourceUnavailable`, `PermissionMissing` or
+    `SettingsError`, none of which holds the password.
+    """
+    parameters = _parse(conninfo)
+    try:
+        connection = Connection[Row].connect(
+            **_DEFAULTS | parameters | {"client_encoding": "utf8"},
+            autocommit=True,
+            row_factory=dict_row,
+            cursor_factory=ClientCursor,
+        )
+    except psycopg.OperationalError as error:
+        # Not chained: what libpq says may quote what it was given.
+        raise _refused(str(error), parameters) from None
+
+    # Whoever waited for a lock must see what its holder did.
+    connection.isolation_level = IsolationLevel.READ_COMMITTED
+    return connection
+
+
+@contextmanager
+def session(conninfo: str) -> Iterator[Connection[Row]]:
+    """A connection for one errand; errors of the driver leave as errors of this library."""
+    connection = connect(conninfo)
+    try:
+        yield connection
+    except psycopg.Error as error:
+        mapped = translate(error)
+        if mapped is None:
+            raise
+
+        raise mapped from error
+    finally:
+        connection.close()
+
+
+def run(
+    connection: Connection[Row],
+    name: str,
+    schema: str,
+    /,
+    *,
+    partition: str = "",
+    **parameters: Any,
+) -> psycopg.Cursor[Row]:
+    """Execute the statement called ``name``. ``partition`` replaces ``:"partition"``."""
+    # Parameters are always given, so "%" is always read as a marker: double it in names.
+    text = query(name, schema.replace("%", "%%"))
+    if partition:
+        text = text.replace(':"partition"', quoted(partition).replace("%", "%%"))
+
+    return connection.execute(text.encode(), parameters)
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL spells it."""
+    return psycopg.sql.Identifier(name).as_string(None)
+
+
+def redact(text: str, conninfo: str) -> str:
+    """The text, with the password of a connection string struck out, wherever it came from."""
+    try:
+        return _struck_out(text, conninfo_to_dict(conninfo))
+    except psycopg.ProgrammingError:
+        return text.replace(conninfo, "***")
+
+
+def translate(error: psycopg.Error) -> OutboxError | None:
+    """What an error of the driver means here; None if it means nothing in particular."""
+    text = _one_line(error.diag.message_primary or str(error))
+    match error:
+        case errors.InsufficientPrivilege():
+            return PermissionMissing(
+                text, hint="Run it as the owner of the outbox, or see the grants in sql/roles.sql."
+            )
+        case errors.ReadOnlySqlTransaction():
+            return SourceUnavailable(text, hint="This server is a standby: connect to the primary.")
+        case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():
+            return SchemaBehind(text)
+        case psycopg.OperationalError():
+            return SourceUnavailable(text)
+        case _:
+            return None
+
+
+def _parse(conninfo: str) -> dict[str, Any]:
+    try:
+        parameters = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        # Not chained, not quoted: the part that makes no sense may be the password.
+        raise SettingsError("the connection string makes no sense", hint=_SPELLING) from None
+
+    # A password with a bare "@" ends up in the host. (A leading one is a socket's.)
+    if "@" in str(parameters.get("host") or "")[1:]:
+        raise SettingsError("the connection string has an @ in its host", hint=_SPELLING)
+
+    return parameters
+
+
+def _refused(text: str, parameters: dict[str, Any]) -> OutboxError:
+    text = _one_line(_struck_out(text, parameters))
+    if any(refusal in text for refusal in _REFUSALS):
+        return PermissionMissing(
+            text, hint="Check user and password, pg_hba.conf, and `grant connect on database`."
+        )
+
+    return SourceUnavailable(text)
+
+
+def _struck_out(text: str, parameters: dict[str, Any]) -> str:
+    password = str(parameters.get("password") or "")
+    if not password:
+        return text
+
+    # As a word: striking out every "a" would tell the password rather than hide it.
+    return re.sub(rf"(?<!\w){re.escape(password)}(?!\w)", "***", text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
