@@ -1,7 +1,7 @@
 """What can go wrong before there is a server to talk to."""
 
 
-class ServerUnavailable(Exception):  # noqa: N818 - a state of the world, as the operator sees it
+class ServerUnavailable(Exception):
     """A PostgreSQL server could not be found, started or kept running."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
