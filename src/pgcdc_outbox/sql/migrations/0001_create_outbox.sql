@@ -74,7 +74,7 @@ comment on table scheduled is 'Jobs that wait for due_at (by the clock of the se
 -- Who reads this outbox.
 create table consumer (
     name       text        not null,
-    slot       text        not null,
+    slot       text,
     epoch      bigint      not null default 0,
     instance   text,
     taken_at   timestamptz,
@@ -83,6 +83,8 @@ create table consumer (
     constraint consumer_name_check check (name <> '' and octet_length(name) <= 255)
 );
 comment on table consumer is 'One row for each named consumer';
+comment on column consumer.slot is
+    'The replication slot that continues the checkpoint without a gap; null while there is none';
 comment on column consumer.epoch is 'Raised by each take-over; a write that names an older epoch does nothing';
 comment on column consumer.instance is 'The process that holds, or last held, this consumer';
 

@@ -1,0 +1,158 @@
+"""The orchestrator: take hold, run, and take hold again when the connection ends."""
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+
+import anyio
+from msgspec import Struct
+
+from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.hold import Hold
+from pgcdc_outbox.consumer.intake import Intake
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.ports import Chore, Feed, Source
+from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.batching import Batcher
+from pgcdc_outbox.core.reconnect import Backoff
+from pgcdc_outbox.core.verdict import goes_alone
+from pgcdc_outbox.errors import OutboxError, SlotInUse
+from pgcdc_outbox.events import Connecting, Disconnected, StandingBy, Stopped
+
+# A hold that lasted so long was a good one: the next failure is a new story.
+_GOOD_HOLD_SECONDS = 5.0
+_STANDBY_SECONDS = (0.3, 0.7)
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Sizes and times. Seconds and bytes; what they mean is said at `Consumer`."""
+
+    batch_size: int
+    batch_bytes: int
+    linger: float
+    concurrency: int
+    prefetch: int
+    prefetch_bytes: int
+    drain_timeout: float
+
+
+class Orchestrator:
+    """Runs one named consumer until it is asked to stop."""
+
+    def __init__(
+        self,
+        source: Source,
+        attempt: Attempt,
+        *,
+        limits: Limits,
+        chores: Sequence[Chore],
+        notice: Notice,
+    ) -> None:
+        self._source = source
+        self._attempt = attempt
+        self._limits = limits
+        self._chores = chores
+        self._notice = notice
+        self._consumer = attempt.consumer
+
+    async def run(self, stop: Stop, *, once: bool = False) -> int:
+        """Run until asked to stop; returns how many calls of the handler were abandoned.
+
+        Raises the first `OutboxError` that is not transient.
+        """
+        backoff = Backoff()
+        standing_by = False
+        while not stop.asked:
+            self._notice(Connecting(consumer=self._consumer))
+            started = time.monotonic()
+            try:
+                return await self._hold(stop, once=once)
+            except SlotInUse as error:
+                if not standing_by:
+                    self._notice(StandingBy(consumer=self._consumer, holder=str(error)))
+
+                standing_by = True
+                delay = random.uniform(*_STANDBY_SECONDS)
+            except OutboxError as error:
+                if not error.transient:
+                    raise
+
+                standing_by = False
+                if time.monotonic() - started > _GOOD_HOLD_SECONDS:
+                    backoff.reset()
+
+                delay = backoff.next(random.uniform)
+                self._notice(
+                    Disconnected(
+                        consumer=self._consumer,
+                        error=str(error),
+                        hint=error.hint,
+                        delay_seconds=delay,
+                    )
+                )
+
+            with anyio.move_on_after(delay):
+                await stop.wait()
+
+        return 0
+
+    async def _hold(self, stop: Stop, *, once: bool) -> int:
+        async with AsyncExitStack() as stack:
+            feed = await _or_stop(stop, lambda: stack.enter_async_context(self._source.open()))
+            if feed is None:
+                return 0
+
+            hold = Hold(
+                feed,
+                self._intake(),
+                self._attempt,
+                concurrency=self._limits.concurrency,
+                chores=self._chores,
+                drain_timeout=self._limits.drain_timeout,
+                notice=self._notice,
+                stop=stop,
+            )
+            abandoned = await hold.run(once=once)
+            self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
+            return abandoned
+
+    def _intake(self) -> Intake:
+        limits = self._limits
+        batcher = Batcher(
+            max_jobs=limits.batch_size,
+            max_bytes=limits.batch_bytes,
+            max_age=limits.linger,
+            alone=lambda job: goes_alone(job, self._attempt.policy),
+        )
+        return Intake(
+            batcher,
+            max_jobs=limits.prefetch,
+            max_bytes=limits.prefetch_bytes,
+            clock=time.monotonic,
+        )
+
+
+async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | None:
+    """Take a step that may wait long, unless a stop is asked for meanwhile."""
+    result: Feed | None = None
+    failure: OutboxError | None = None
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await stop.wait()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        try:
+            result = await step()
+        except OutboxError as error:
+            # Raised outside, where no group wraps it.
+            failure = error
+
+        group.cancel_scope.cancel()
+
+    if failure is not None:
+        raise failure
+
+    return result

@@ -1,0 +1,132 @@
+"""One hold of a consumer: from an open feed to its end, orderly or not."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+
+from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.chores import keep_doing
+from pgcdc_outbox.consumer.intake import Intake
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.ports import Chore, Feed
+from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.events import HandlersAbandoned, Stopping
+
+_FINISH_SECONDS = 3.0
+
+
+class Hold:
+    """Reads, runs workers and does chores until asked to stop, or until it fails.
+
+    Either way it ends in the same order: nothing more is handed out, running
+    handlers get ``drain_timeout`` seconds, reports go on until they are done.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        intake: Intake,
+        attempt: Attempt,
+        *,
+        concurrency: int,
+        chores: Sequence[Chore],
+        drain_timeout: float,
+        notice: Notice,
+        stop: Stop,
+    ) -> None:
+        self._feed = feed
+        self._intake = intake
+        self._attempt = attempt
+        self._concurrency = concurrency
+        self._chores = chores
+        self._drain_timeout = drain_timeout
+        self._notice = notice
+        self._stop = stop
+        self._failure: Exception | None = None
+        self._ending = anyio.Event()
+        self._busy = 0
+        self._abandoned = 0
+
+    async def run(self, *, once: bool = False) -> int:
+        """Run to the end; returns how many calls of the handler were abandoned.
+
+        With ``once`` it stops itself when everything committed before the
+        start is settled. Raises what ended it, if it was not asked to stop.
+        """
+        try:
+            return await self._run(once=once)
+        finally:
+            if self._failure is None:
+                # Shielded: without the last report, finished work would come again.
+                with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+                    await self._feed.finish()
+
+    async def _run(self, *, once: bool) -> int:
+        workers = anyio.CancelScope()
+        async with anyio.create_task_group() as reading:
+            reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
+            reading.start_soon(self._close_when_asked)
+            if once:
+                reading.start_soon(self._stop_when_caught_up)
+
+            for chore in self._chores:
+                reading.start_soon(self._guard, self._keep_doing(chore))
+
+            reading.start_soon(self._bound_the_drain, workers)
+            with workers:
+                await self._work()
+
+            reading.cancel_scope.cancel()
+
+        if self._failure is not None:
+            raise self._failure
+
+        return self._abandoned
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as working:
+            for _ in range(self._concurrency):
+                working.start_soon(self._guard, self._keep_working)
+
+    async def _keep_working(self) -> None:
+        while (batch := await self._intake.take()) is not None:
+            self._busy += 1
+            try:
+                await self._attempt.run(batch, self._feed)
+            finally:
+                self._busy -= 1
+
+    def _keep_doing(self, chore: Chore) -> Callable[[], Awaitable[None]]:
+        return lambda: keep_doing(chore, consumer=self._attempt.consumer, notice=self._notice)
+
+    async def _guard(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step; its failure ends the hold in good order, not at once."""
+        try:
+            await step()
+        except Exception as error:
+            self._failure = self._failure or error
+            self._end()
+
+    async def _close_when_asked(self) -> None:
+        await self._stop.wait()
+        self._notice(Stopping(consumer=self._attempt.consumer))
+        self._end()
+
+    async def _stop_when_caught_up(self) -> None:
+        await self._feed.caught_up()
+        self._stop.ask()
+
+    async def _bound_the_drain(self, workers: anyio.CancelScope) -> None:
+        await self._ending.wait()
+        with anyio.move_on_after(self._drain_timeout):
+            await self._stop.wait_insisted()
+
+        self._abandoned = self._busy
+        if self._busy:
+            self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
+
+        workers.cancel()
+
+    def _end(self) -> None:
+        self._intake.close()
+        self._ending.set()

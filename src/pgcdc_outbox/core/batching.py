@@ -1,0 +1,110 @@
+"""Jobs on their way from the reader to a worker, cut into batches."""
+
+from collections import deque
+from collections.abc import Callable
+
+from pgcdc_outbox.core.progress import Ticket
+from pgcdc_outbox.job import Job
+
+# What a job costs beside its payload, so that a flood of tiny jobs is bounded too.
+_OVERHEAD = 512
+
+
+class Batch:
+    """Jobs for one call of the handler, each with the ticket it settles."""
+
+    __slots__ = ("jobs", "size", "tickets")
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.tickets: list[Ticket] = []
+        self.size = 0
+
+
+class Batcher:
+    """Cuts jobs into batches by count, by bytes, and by age; a few go alone.
+
+    A batch that is full is handed out at once. One that is not waits until
+    the source is idle or its first job is ``max_age`` seconds old: a worker
+    that is free never waits longer than that.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_jobs: int,
+        max_bytes: int,
+        max_age: float,
+        alone: Callable[[Job], bool] = lambda job: False,
+    ) -> None:
+        self._max_jobs = max_jobs
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._alone = alone
+        self._closed: deque[Batch] = deque()
+        self._open = Batch()
+        self._opened_at = 0.0
+        self.jobs = 0
+        self.size = 0
+
+    def add(self, job: Job, ticket: Ticket, now: float) -> None:
+        """Queue a job. ``now`` is seconds of a monotonic clock; a coarse one will do."""
+        size = len(job.payload) + _OVERHEAD
+        self.jobs += 1
+        self.size += size
+        # Most jobs were never tried; the others are asked whether they go alone.
+        if job.attempt > 1 and self._alone(job):
+            self._close()
+            self._put(job, ticket, size, now)
+            self._close()
+            return
+
+        batch = self._open
+        if batch.jobs and batch.size + size > self._max_bytes:
+            self._close()
+
+        self._put(job, ticket, size, now)
+        if len(self._open.jobs) >= self._max_jobs:
+            self._close()
+
+    def ready(self, now: float, *, idle: bool) -> bool:
+        """Whether a worker should be given something now."""
+        if self._closed:
+            return True
+
+        return bool(self._open.jobs) and (idle or now - self._opened_at >= self._max_age)
+
+    def take(self) -> Batch | None:
+        """The oldest batch, complete or not; None if there is nothing at all."""
+        if not self._closed:
+            self._close()
+
+        if not self._closed:
+            return None
+
+        batch = self._closed.popleft()
+        self.jobs -= len(batch.jobs)
+        self.size -= batch.size
+        return batch
+
+    def clear(self) -> int:
+        """Forget what was not handed out: the log still holds it. Returns how many jobs."""
+        forgotten = self.jobs
+        self._closed.clear()
+        self._open = Batch()
+        self.jobs = self.size = 0
+        return forgotten
+
+    def _put(self, job: Job, ticket: Ticket, size: int, now: float) -> None:
+        batch = self._open
+        if not batch.jobs:
+            self._opened_at = now
+
+        batch.jobs.append(job)
+        batch.tickets.append(ticket)
+        batch.size += size
+
+    def _close(self) -> None:
+        if self._open.jobs:
+            self._closed.append(self._open)
+            self._open = Batch()

@@ -1,0 +1,153 @@
+"""What happens, told to observers as values.
+
+An event is told at the moment it names, on the event loop, before anything
+that follows from it: a test that kills the process in an observer kills it
+at exactly that point.
+"""
+
+from msgspec import Struct
+
+from pgcdc_outbox.lsn import LSN
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Base class of all events."""
+
+    consumer: str
+
+
+class Connecting(Event, frozen=True, kw_only=True):
+    """An attempt to reach the server begins."""
+
+
+class StandingBy(Event, frozen=True, kw_only=True):
+    """Another instance holds this consumer; told once for each time of waiting."""
+
+    holder: str
+
+
+class SlotCreated(Event, frozen=True, kw_only=True):
+    """A new slot was made, because there was none that continues the checkpoint."""
+
+    slot: str
+    position: LSN
+    reason: str
+
+
+class Reconciling(Event, frozen=True, kw_only=True):
+    """Jobs that no slot can bring are re-read from the table."""
+
+    jobs: int
+
+
+class Reconciled(Event, frozen=True, kw_only=True):
+    """Every job committed before the slot is settled; the log takes over."""
+
+    jobs: int
+
+
+class Streaming(Event, frozen=True, kw_only=True):
+    """The log is being read."""
+
+    position: LSN
+
+
+class BatchStarted(Event, frozen=True, kw_only=True):
+    """A handler is about to be called."""
+
+    jobs: int
+    first_id: int
+
+
+class BatchHandled(Event, frozen=True, kw_only=True):
+    """A handler returned or raised; nothing is recorded yet."""
+
+    jobs: int
+    failed: int
+    seconds: float
+
+
+class OutcomesRecorded(Event, frozen=True, kw_only=True):
+    """The failures of a batch are durable."""
+
+    retried: int
+    dead: int
+
+
+class BatchSettled(Event, frozen=True, kw_only=True):
+    """Every job of a batch is settled."""
+
+    jobs: int
+
+
+class JobDead(Event, frozen=True, kw_only=True):
+    """A job went to the dead letters."""
+
+    id: int
+    topic: str
+    reason: str
+
+
+class Reported(Event, frozen=True, kw_only=True):
+    """The server was told how far we are."""
+
+    flushed: LSN
+
+
+class CheckpointSaved(Event, frozen=True, kw_only=True):
+    """The durable position moved."""
+
+    position: LSN
+
+
+class Promoted(Event, frozen=True, kw_only=True):
+    """Jobs that fell due were put back in line."""
+
+    scheduled: int
+    failed: int
+
+
+class Maintained(Event, frozen=True, kw_only=True):
+    """Maintenance changed something, or could not."""
+
+    created: int
+    dropped: int
+    kept: tuple[str, ...]
+
+
+class ChoreFailed(Event, frozen=True, kw_only=True):
+    """Promotion, maintenance or the ledger failed and will be tried again."""
+
+    chore: str
+    error: str
+    delay_seconds: float
+
+
+class LoopStalled(Event, frozen=True, kw_only=True):
+    """The event loop did not run for so long that reports were late: something blocks it."""
+
+    seconds: float
+
+
+class Disconnected(Event, frozen=True, kw_only=True):
+    """The connection ended; the next attempt follows after the delay."""
+
+    error: str
+    hint: str
+    delay_seconds: float
+
+
+class Stopping(Event, frozen=True, kw_only=True):
+    """A stop was asked for: nothing more is read, running handlers finish."""
+
+
+class HandlersAbandoned(Event, frozen=True, kw_only=True):
+    """Handlers did not end in time and were cancelled. Their jobs are safe in the log."""
+
+    batches: int
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    """The consumer ended."""
+
+    flushed: LSN

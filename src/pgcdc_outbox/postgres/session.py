@@ -1,0 +1,102 @@
+"""An ordinary connection of the consumer: one statement at a time, opened again when it breaks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from pgcdc_outbox.errors import OutboxError
+from pgcdc_outbox.postgres.sqlstate import map_error
+
+Params = Mapping[str, Any] | Sequence[Any] | None
+Row = tuple[Any, ...]
+
+# A half-open connection would otherwise hang a read for hours.
+KEEPALIVE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class Session:
+    """Runs statements in autocommit mode on a connection of its own.
+
+    A statement that fails because the connection broke is not repeated: only
+    the caller knows whether that is safe. The next one connects again.
+    """
+
+    def __init__(self, conninfo: str, *, name: str, options: str = "") -> None:
+        self._conninfo = conninfo
+        self._name = name
+        self._options = options
+        self._lock = anyio.Lock()
+        self._connection: psycopg.AsyncConnection[Row] | None = None
+
+    @property
+    def backend_pid(self) -> int:
+        """The server's process, 0 when not connected."""
+        return 0 if self._connection is None else self._connection.info.backend_pid
+
+    async def rows(self, statement: str, params: Params = None, *, doing: str) -> list[Row]:
+        """Run one statement; its rows, if it has any. Raises `OutboxError`."""
+        async with self._lock:
+            connection = await self._connected(doing)
+            try:
+                cursor = await connection.execute(statement.encode(), params, binary=True)
+                return await cursor.fetchall() if cursor.description else []
+            except psycopg.Error as error:
+                raise map_error(error, doing=doing) from error
+            except BaseException:
+                # Cancelled half way: the connection is in an unknown state.
+                await self._drop()
+                raise
+
+    async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
+        """Run a statement that gives exactly one row."""
+        (row,) = await self.rows(statement, params, doing=doing)
+        return row
+
+    async def close(self) -> None:
+        """Close the connection, if it is open."""
+        await self._drop()
+
+    async def _connected(self, doing: str) -> psycopg.AsyncConnection[Row]:
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+
+        self._connection = await connect(
+            self._conninfo, name=self._name, options=self._options, doing=doing
+        )
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Not close(): that may wait for a server that does not answer.
+            connection.pgconn.finish()
+
+
+async def connect(
+    conninfo: str, *, name: str, doing: str, options: str = "", **more: Any
+) -> psycopg.AsyncConnection[Row]:
+    """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+        merged: dict[str, Any] = {**KEEPALIVE, **given, **more, "application_name": name}
+        if options:
+            merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
+
+        return await psycopg.AsyncConnection.connect(make_conninfo(**merged), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise map_error(error, doing=doing) from error
+    except psycopg.ProgrammingError as error:
+        # The driver's text may quote the whole string, password included.
+        raise OutboxError(
+            f"{doing}: the connection string cannot be read",
+            hint="Write it as `host=... dbname=...` or `postgresql://user@host/database`.",
+        ) from error.with_traceback(None)

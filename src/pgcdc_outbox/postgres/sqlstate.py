@@ -1,0 +1,77 @@
+"""Driver errors in our words: the one place where they are mapped."""
+
+import psycopg
+from psycopg import pq
+
+from pgcdc_outbox.errors import (
+    LedgerUnavailable,
+    OutboxError,
+    PermissionMissing,
+    SchemaBehind,
+    SettingsError,
+    SlotInUse,
+    SourceUnavailable,
+)
+
+# Classes of SQLSTATE (manual, appendix A) whose errors pass: connection trouble,
+# a transaction that lost a race, resources, an operator, the system.
+_TRANSIENT = ("08", "40", "53", "57", "58")
+
+
+def map_error(error: psycopg.Error, *, doing: str) -> OutboxError:
+    """The error of ours for one of the driver's."""
+    message = _first_line(error.diag.message_primary or str(error))
+    return error_for(error.sqlstate, message, doing=doing, lost=_is_lost(error))
+
+
+def map_result(result: pq.abc.PGresult, *, doing: str) -> OutboxError:
+    """The error of ours for a failed result of a replication command."""
+    state = result.error_field(pq.DiagnosticField.SQLSTATE)
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+    return error_for(
+        state.decode("ascii") if state else None,
+        _first_line(message.decode("utf-8", "replace")),
+        doing=doing,
+        lost=not state,
+    )
+
+
+def error_for(state: str | None, message: str, *, doing: str, lost: bool = False) -> OutboxError:
+    """The error of ours for a SQLSTATE. Never by the text: it is translated and changes."""
+    text = f"{doing}: {message}"
+    match state:
+        case "55006":
+            return SlotInUse(text)
+        case "42501":
+            return PermissionMissing(text, hint="Grant what is missing: see sql/roles.sql.")
+        case "28000" | "28P01":
+            return PermissionMissing(
+                text, hint="Check user, password and pg_hba.conf; the role needs REPLICATION too."
+            )
+        case "3D000":
+            return SettingsError(text, hint="Create the database, or correct the connection.")
+        case "42P01" | "3F000" | "42703" | "42883":
+            return SchemaBehind(text)
+        case None:
+            return SourceUnavailable(text)
+
+    if lost or state.startswith(_TRANSIENT):
+        return SourceUnavailable(text)
+
+    return OutboxError(text, hint="This is not expected; please report it with the server's log.")
+
+
+def ledger_error(error: OutboxError) -> OutboxError:
+    """The same error, as the ledger tells it: transient trouble leaves the batch unacknowledged."""
+    if isinstance(error, SourceUnavailable):
+        return LedgerUnavailable(str(error))
+
+    return error
+
+
+def _is_lost(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,54 @@
+-- name: try_lock
+select pg_try_advisory_lock(%(key)s);
+
+-- name: applied_migrations
+select max(number) from :"schema".migration;
+
+-- name: take_over
+-- Every hold has an epoch of its own; writes of earlier ones do nothing from here on.
+insert into :"schema".consumer as c (name, epoch, instance, taken_at)
+values (%(consumer)s, 1, %(instance)s, clock_timestamp())
+on conflict (name) do update set
+    epoch = c.epoch + 1,
+    instance = excluded.instance,
+    taken_at = excluded.taken_at
+returning c.epoch, c.slot;
+
+-- name: whereabouts
+select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_version_num')::int,
+       current_setting('wal_level'),
+       case when pg_is_in_recovery() then null else pg_current_wal_flush_lsn()::text end
+from pg_database as d
+where d.datname = current_database();
+
+-- name: find_slot
+select s.slot_type, s.plugin, s.database, s.active_pid, s.wal_status,
+       s.confirmed_flush_lsn::text, a.application_name
+from pg_replication_slots as s
+left join pg_stat_activity as a on a.pid = s.active_pid
+where s.slot_name = %(slot)s;
+
+-- name: find_publication
+select p.pubinsert, p.pubviaroot, exists (
+    select
+    from pg_publication_rel as r
+    join pg_class as c on c.oid = r.prrelid
+    join pg_namespace as n on n.oid = c.relnamespace
+    where r.prpubid = p.oid and n.nspname = %(schema)s and c.relname = 'immediate'
+) or p.puballtables
+from pg_publication as p
+where p.pubname = %(publication)s;
+
+-- name: load_traces
+-- Attempts recorded since the checkpoint: the log may bring their jobs again.
+select id, max(attempt)
+from (
+    select id, attempt, xid from :"schema".failed where consumer = %(consumer)s
+    union all
+    select id, attempt, xid from :"schema".dead_letter where consumer = %(consumer)s
+    union all
+    select id, attempt, xid from :"schema".trace where consumer = %(consumer)s
+) as recorded
+where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
+  and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
+group by id;

@@ -1,0 +1,81 @@
+-- name: record
+-- All failures of one batch: due again, or dead. Writes nothing for an old
+-- epoch, and nothing twice: an attempt that is known already is passed over.
+with fence as materialized (
+    select name
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), given as materialized (
+    select distinct on (id) *
+    from unnest(
+        %(ids)s::bigint[], %(attempts)s::integer[], %(prior_attempts)s::integer[],
+        %(created_us)s::bigint[], %(topics)s::text[], %(payloads)s::bytea[], %(keys)s::text[],
+        %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
+        %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
+        %(histories)s::text[]
+    ) as t (
+        id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
+        delay, reason, error, text, jobs, history
+    )
+    order by id, attempt desc
+), fresh as materialized (
+    select fence.name as consumer, given.id, given.attempt, given.prior_attempts,
+           timestamptz 'epoch' + given.created_us * interval '1 microsecond' as created_at,
+           given.topic, given.payload, given.key, given.headers::jsonb as headers,
+           given.content_type, given.delay, given.reason,
+           given.history::jsonb || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+               'attempt', given.attempt,
+               'at', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+               'error', given.error,
+               'text', given.text,
+               'jobs', nullif(given.jobs, 1)
+           ))) as errors
+    from given
+    cross join fence
+    where not exists (
+        select from :"schema".failed as f
+        where f.consumer = fence.name and f.id = given.id and f.attempt >= given.attempt
+    ) and not exists (
+        select from :"schema".dead_letter as d
+        where d.consumer = fence.name and d.id = given.id and d.attempt >= given.attempt
+    ) and not exists (
+        select from :"schema".trace as t
+        where t.consumer = fence.name and t.id = given.id and t.attempt >= given.attempt
+    )
+), retried as (
+    insert into :"schema".failed (
+        consumer, id, due_at, attempt, prior_attempts, created_at,
+        topic, payload, key, headers, content_type, errors
+    )
+    select consumer, id, clock_timestamp() + delay * interval '1 second', attempt, prior_attempts,
+           created_at, topic, payload, key, headers, content_type, errors
+    from fresh
+    where delay is not null
+    on conflict (consumer, id) do update set
+        due_at = excluded.due_at,
+        attempt = excluded.attempt,
+        errors = excluded.errors,
+        failed_at = excluded.failed_at,
+        xid = excluded.xid
+), died as (
+    insert into :"schema".dead_letter (
+        consumer, id, reason, attempt, prior_attempts, created_at,
+        topic, payload, key, headers, content_type, errors
+    )
+    select consumer, id, reason, attempt, prior_attempts, created_at,
+           topic, payload, key, headers, content_type, errors
+    from fresh
+    where delay is null
+    on conflict (consumer, id) do update set
+        reason = excluded.reason,
+        attempt = excluded.attempt,
+        errors = excluded.errors,
+        died_at = excluded.died_at,
+        xid = excluded.xid
+), left_failed as (
+    delete from :"schema".failed as f
+    using fresh
+    where fresh.delay is null and f.consumer = fresh.consumer and f.id = fresh.id
+)
+select count(*) from fence;

@@ -1,0 +1,47 @@
+"""Databases made for one use, and taken down with all that holds on to them."""
+
+import time
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+# Since version 14 the function can wait for the process to be gone.
+END_WALSENDERS = """
+select pg_terminate_backend(active_pid, 5000)
+from pg_replication_slots
+where database = %(name)s and active
+"""
+
+DROP_SLOTS = """
+select pg_drop_replication_slot(slot_name)
+from pg_replication_slots
+where database = %(name)s and not active
+"""
+
+
+def create_database(dsn: str, name: str) -> str:
+    """Create an empty database and return the DSN that leads to it."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    return make_conninfo(dsn, dbname=name)
+
+
+def drop_database(dsn: str, name: str, *, timeout: float = 10.0) -> None:
+    """Drop a database, its replication slots first, and end whoever uses them."""
+    deadline = time.monotonic() + timeout
+    statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while True:
+            try:
+                connection.execute(END_WALSENDERS, {"name": name})
+                connection.execute(DROP_SLOTS, {"name": name})
+                connection.execute(statement)
+            except psycopg.errors.ObjectInUse:
+                # A consumer that reconnects by itself can be back before the drop.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return

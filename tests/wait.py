@@ -1,0 +1,67 @@
+"""Waiting for a condition, with a deadline.
+
+Tests wait for what they are about to rely on, never for a length of time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PAUSE = 0.02
+
+
+def eventually(predicate: Callable[[], T], timeout: float = 10.0) -> T:
+    """Ask until the answer is true, and return it.
+
+    An assertion that fails inside ``predicate`` counts as "not yet", and is what the test
+    fails with when the deadline comes.
+    """
+    patience = Patience(timeout)
+
+    while True:
+        try:
+            if answer := predicate():
+                return answer
+            patience.spend(answer)
+        except AssertionError as error:
+            patience.spend(error)
+        time.sleep(PAUSE)
+
+
+async def eventually_async(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
+    """Do the same with a predicate that has to be awaited."""
+    patience = Patience(timeout)
+
+    while True:
+        try:
+            if answer := await predicate():
+                return answer
+            patience.spend(answer)
+        except AssertionError as error:
+            patience.spend(error)
+        await asyncio.sleep(PAUSE)
+
+
+class Patience:
+    """A deadline that explains what it was waiting for."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+
+    def spend(self, answer: object) -> None:
+        if time.monotonic() < self._deadline:
+            return
+        if isinstance(answer, WaitedInVainError):
+            raise answer
+        cause = answer if isinstance(answer, AssertionError) else None
+        raise WaitedInVainError(
+            f"not within {self._timeout} s; the last answer was {answer!r}"
+        ) from cause
+
+
+class WaitedInVainError(AssertionError):
+    """The condition did not come true in time."""
