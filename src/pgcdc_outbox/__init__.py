@@ -1,1 +1,39 @@
-"""A transactional outbox for PostgreSQL: jobs committed with your rows, read from the log."""
+"""A transactional outbox for PostgreSQL: jobs committed with your rows, read from the log.
+
+The names below are imported when they are first used, so that a producer does
+not load the consumer, and ``--help`` loads neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgcdc_outbox.app import Consumer
+    from pgcdc_outbox.core.retry import RetryPolicy
+    from pgcdc_outbox.job import Job, NewJob
+    from pgcdc_outbox.outcome import Dead, Done, Retry
+
+__all__ = ["Consumer", "Dead", "Done", "Job", "NewJob", "Retry", "RetryPolicy"]
+
+_HOMES = {
+    "Consumer": "app",
+    "Dead": "outcome",
+    "Done": "outcome",
+    "Job": "job",
+    "NewJob": "job",
+    "Retry": "outcome",
+    "RetryPolicy": "core.retry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if (home := _HOMES.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -68,12 +68,14 @@ class SlotInUse(SourceUnavailable):
 class SlotMissing(OutboxError):
     """The replication slot does not exist (any more)."""
 
+    transient = True
     default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
 
 
 class SlotInvalidated(OutboxError):
     """PostgreSQL removed log that the slot had not yet confirmed."""
 
+    transient = True
     default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
 
 
@@ -93,6 +95,10 @@ class WalLevelTooLow(OutboxError):
     """The server writes too little log for logical decoding."""
 
     default_hint = "alter system set wal_level = 'logical'; then restart the server."
+
+
+class CheckpointForeign(OutboxError):
+    """The saved position belongs to another cluster."""
 
 
 class PermissionMissing(OutboxError):

@@ -12,8 +12,8 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Feed, Ledger
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.reconnect import Backoff
-from pgcdc_outbox.core.retry import Policy
-from pgcdc_outbox.core.verdict import Failure, Redact, judge, judge_raised, read
+from pgcdc_outbox.core.retry import UNDECODABLE, Policy
+from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
 from pgcdc_outbox.errors import LedgerUnavailable
 from pgcdc_outbox.events import (
     BatchHandled,
@@ -39,16 +39,25 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     async def run(self, batch: Batch, feed: Feed) -> None:
         """Execute a batch. Raises only when its outcome could not be made durable."""
+        if batch.dead:
+            failures = [
+                Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
+            ]
+            await self._record(failures, feed)
+        else:
+            await self._execute(batch, feed)
+
+        # Last, and only now: this lets PostgreSQL forget.
+        feed.settle(batch)
+        self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
+
+    async def _execute(self, batch: Batch, feed: Feed) -> None:
         self.notice(
             BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
         )
         failures = await self._handle(batch.jobs)
         if failures:
             await self._record(failures, feed)
-
-        # Last, and only now: this lets PostgreSQL forget.
-        feed.settle(batch)
-        self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
     async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
         started = time.perf_counter()

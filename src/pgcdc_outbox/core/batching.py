@@ -13,9 +13,11 @@ _OVERHEAD = 512
 class Batch:
     """Jobs for one call of the handler, each with the ticket it settles."""
 
-    __slots__ = ("jobs", "size", "tickets")
+    __slots__ = ("dead", "jobs", "size", "tickets")
 
-    def __init__(self) -> None:
+    def __init__(self, dead: str = "") -> None:
+        self.dead = dead
+        """Why its only job cannot be handled at all; empty for all but those."""
         self.jobs: list[Job] = []
         self.tickets: list[Ticket] = []
         self.size = 0
@@ -66,6 +68,15 @@ class Batcher:
         self._put(job, ticket, size, now)
         if len(self._open.jobs) >= self._max_jobs:
             self._close()
+
+    def add_dead(self, job: Job, why: str, ticket: Ticket, now: float) -> None:
+        """Queue a job that no handler shall see: its row could not be decoded."""
+        self._close()
+        self._open = Batch(dead=why)
+        self.jobs += 1
+        self.size += len(job.payload) + _OVERHEAD
+        self._put(job, ticket, len(job.payload) + _OVERHEAD, now)
+        self._close()
 
     def ready(self, now: float, *, idle: bool) -> bool:
         """Whether a worker should be given something now."""

@@ -5,9 +5,10 @@ from typing import Any
 
 import anyio
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgcdc_outbox.errors import OutboxError
+from pgcdc_outbox.errors import OutboxError, SourceUnavailable
 from pgcdc_outbox.postgres.sqlstate import map_error
 
 Params = Mapping[str, Any] | Sequence[Any] | None
@@ -27,10 +28,14 @@ class Session:
     """Runs statements in autocommit mode on a connection of its own.
 
     A statement that fails because the connection broke is not repeated: only
-    the caller knows whether that is safe. The next one connects again.
+    the caller knows whether that is safe. The next one connects again, unless
+    the connection holds something that would be lost with it (``reconnects=False``).
     """
 
-    def __init__(self, conninfo: str, *, name: str, options: str = "") -> None:
+    def __init__(
+        self, conninfo: str, *, name: str, options: str = "", reconnects: bool = True
+    ) -> None:
+        self._reconnects = reconnects
         self._conninfo = conninfo
         self._name = name
         self._options = options
@@ -53,7 +58,7 @@ class Session:
                 raise map_error(error, doing=doing) from error
             except BaseException:
                 # Cancelled half way: the connection is in an unknown state.
-                await self._drop()
+                self._drop()
                 raise
 
     async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
@@ -61,24 +66,42 @@ class Session:
         (row,) = await self.rows(statement, params, doing=doing)
         return row
 
-    async def close(self) -> None:
+    async def in_snapshot(self, snapshot: str, statement: str, *, doing: str) -> Row:
+        """Run a statement that gives one row, and sees what an exported snapshot sees."""
+        async with self._lock:
+            connection = await self._connected(doing)
+            try:
+                async with connection.transaction():
+                    await connection.execute("set transaction isolation level repeatable read")
+                    await connection.execute(
+                        sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot))
+                    )
+                    cursor = await connection.execute(statement.encode())
+                    (row,) = await cursor.fetchall()
+                    return row
+            except psycopg.Error as error:
+                raise map_error(error, doing=doing) from error
+
+    def close(self) -> None:
         """Close the connection, if it is open."""
-        await self._drop()
+        self._drop()
 
     async def _connected(self, doing: str) -> psycopg.AsyncConnection[Row]:
         if self._connection is not None and not self._connection.closed:
             return self._connection
+
+        if self._connection is not None and not self._reconnects:
+            raise SourceUnavailable(f"{doing}: the connection that holds the consumer was lost")
 
         self._connection = await connect(
             self._conninfo, name=self._name, options=self._options, doing=doing
         )
         return self._connection
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+    def _drop(self) -> None:
+        if self._connection is not None:
             # Not close(): that may wait for a server that does not answer.
-            connection.pgconn.finish()
+            self._connection.pgconn.finish()
 
 
 async def connect(
@@ -94,9 +117,9 @@ async def connect(
         return await psycopg.AsyncConnection.connect(make_conninfo(**merged), autocommit=True)
     except psycopg.OperationalError as error:
         raise map_error(error, doing=doing) from error
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
         # The driver's text may quote the whole string, password included.
         raise OutboxError(
             f"{doing}: the connection string cannot be read",
             hint="Write it as `host=... dbname=...` or `postgresql://user@host/database`.",
-        ) from error.with_traceback(None)
+        ) from None

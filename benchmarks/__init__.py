@@ -1,0 +1,1 @@
+"""Measurements on a real server: ratios first, because machines differ."""

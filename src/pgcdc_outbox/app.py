@@ -1,0 +1,213 @@
+"""Composition: the one place where ports meet their adapters."""
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Literal
+
+import anyio
+
+from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.consumer import Limits, Orchestrator
+from pgcdc_outbox.consumer.handler import Handler
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.retry import Policy, RetryPolicy
+from pgcdc_outbox.core.verdict import Redact
+from pgcdc_outbox.errors import SettingsError
+from pgcdc_outbox.job import Job
+from pgcdc_outbox.observers.log import LogObserver
+from pgcdc_outbox.postgres.ledger import PostgresLedger
+from pgcdc_outbox.postgres.logical import LogicalSource
+from pgcdc_outbox.postgres.promote import Promotion
+from pgcdc_outbox.postgres.session import Session
+
+MIB = 1024 * 1024
+_PROMOTE_LIMIT = 1000
+
+
+class Consumer:
+    """Reads one outbox and hands its jobs to a handler, at least once each.
+
+    ``handler`` gets a batch of jobs, and returns None (all done), the ids that
+    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
+    too. Sync handlers run in a thread. Several consumers of different ``name``
+    each get every job; several processes of the same name share the work: one
+    runs, the others stand by.
+
+    Times are seconds or timedeltas:
+
+    - ``batch_size``, ``batch_bytes``: what one call of the handler gets at most
+      (a single larger job goes alone);
+    - ``linger``: how long a batch waits to be filled while jobs keep coming;
+      when nothing comes it leaves at once;
+    - ``concurrency``: calls at the same time; with 1 jobs start in the order of
+      their commits;
+    - ``prefetch``, ``prefetch_bytes``: jobs held in memory ahead of the handler;
+    - ``retry``: what becomes of failures;
+    - ``drain_timeout``: how long running handlers may take after a stop;
+    - ``promote_interval``: how often due jobs are looked for;
+    - ``checkpoint_interval``: how often the durable position is saved;
+    - ``maintain``: whether to keep the partitions, too;
+    - ``redact``: takes out of error texts what must not be kept.
+
+    Raises `SettingsError` and `HandlerInvalid` at once.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        handler: UserHandler,
+        *,
+        name: str = "default",
+        schema: str = "outbox",
+        mode: Literal["logical"] = "logical",
+        batch_size: int = 100,
+        batch_bytes: int = 4 * MIB,
+        linger: timedelta | float = 0.05,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        prefetch_bytes: int = 64 * MIB,
+        retry: Policy | None = None,
+        drain_timeout: timedelta | float = 30.0,
+        promote_interval: timedelta | float = 0.1,
+        checkpoint_interval: timedelta | float = 5.0,
+        redact: Redact | None = None,
+        observers: Sequence[Observer] | None = None,
+    ) -> None:
+        if mode != "logical":
+            raise SettingsError(f"mode: {mode!r} is not known", hint="Use mode='logical'.")
+
+        policy = RetryPolicy() if retry is None else retry
+        if policy.is_last(Job(0, "", b"")):
+            # A job whose every failure is final shares no call: its neighbour's
+            # exception must not be its death.
+            batch_size = 1
+
+        self.name = _named("name", name)
+        self.schema = _named("schema", schema)
+        self._conninfo = conninfo
+        self._notice = Notice([LogObserver()] if observers is None else observers)
+        self._limits = Limits(
+            batch_size=_at_least("batch_size", batch_size, 1),
+            batch_bytes=_at_least("batch_bytes", batch_bytes, 1),
+            linger=_seconds("linger", linger),
+            concurrency=_at_least("concurrency", concurrency, 1),
+            prefetch=_at_least(
+                "prefetch", 2 * batch_size * concurrency if prefetch is None else prefetch, 1
+            ),
+            prefetch_bytes=_at_least("prefetch_bytes", prefetch_bytes, 1),
+            drain_timeout=_seconds("drain_timeout", drain_timeout),
+        )
+        self._handler = Handler(handler, concurrency=concurrency)
+        self._policy = policy
+        self._promote_interval = _seconds("promote_interval", promote_interval)
+        self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        self._redact = redact
+        self._stop: Stop | None = None
+
+    def __repr__(self) -> str:
+        return f"Consumer(name={self.name!r}, schema={self.schema!r})"
+
+    async def run(self, *, once: bool = False) -> int:
+        """Consume until `stop` is called; with ``once`` until all that is there is settled.
+
+        Everything committed before the start, and every retry and schedule due
+        by then, counts as there. Returns how many calls of the handler had to
+        be abandoned, because they did not end in time. Raises the first
+        `OutboxError` that is not transient.
+        """
+        if self._stop is not None:
+            raise SettingsError("run: this consumer is running already")
+
+        self._stop = Stop()
+        instance = _instance(self.name)
+        writing = Session(self._conninfo, name=instance)
+        try:
+            promotion = self._promotion(writing)
+            if once:
+                await promotion.all()
+
+            return await self._orchestrator(writing, instance, [promotion]).run(
+                self._stop, once=once
+            )
+        finally:
+            self._stop = None
+            writing.close()
+            with anyio.CancelScope(shield=True):
+                await self._handler.close()
+
+    def stop(self) -> None:
+        """Ask to stop: running handlers finish. Asked again, they are cancelled.
+
+        May be called from any thread. Without effect while nothing runs.
+        """
+        if self._stop is not None:
+            self._stop.ask()
+
+    def _orchestrator(
+        self, writing: Session, instance: str, chores: Sequence[Chore]
+    ) -> Orchestrator:
+        source = LogicalSource(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            checkpoint_interval=self._checkpoint_interval,
+            notice=self._notice,
+        )
+        attempt = Attempt(
+            consumer=self.name,
+            handler=self._handler,
+            policy=self._policy,
+            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            notice=self._notice,
+            redact=self._redact,
+        )
+        return Orchestrator(
+            source, attempt, limits=self._limits, chores=chores, notice=self._notice
+        )
+
+    def _promotion(self, session: Session) -> Promotion:
+        return Promotion(
+            session,
+            consumer=self.name,
+            schema=self.schema,
+            interval=self._promote_interval,
+            limit=_PROMOTE_LIMIT,
+            notice=self._notice,
+        )
+
+
+def _instance(name: str) -> str:
+    """Names this process in pg_stat_activity; cut to what the server keeps."""
+    mark = f"{os.getpid()}-{secrets.token_hex(2)}"
+    return f"pgcdc-outbox/{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
+
+
+def _named(field: str, value: str) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise SettingsError(f"{field}: {value!r} is not a name", hint="Give a non-empty string.")
+
+    return value
+
+
+def _at_least(field: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{field}: {value!r} is not a whole number from {least}")
+
+    return value
+
+
+def _seconds(field: str, value: timedelta | float) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise SettingsError(f"{field}: {value!r} is neither a timedelta nor seconds")
+
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"{field}: {value!r} must be finite and not negative")
+
+    return float(seconds)

@@ -1,0 +1,44 @@
+"""Putting back in line what falls due."""
+
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.events import Promoted
+from pgcdc_outbox.postgres.queries import query
+from pgcdc_outbox.postgres.session import Session
+
+
+class Promotion:
+    """The chore of moving due rows of ``scheduled`` and ``failed`` to ``immediate``."""
+
+    name = "promote due jobs"
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        consumer: str,
+        schema: str,
+        interval: float,
+        limit: int,
+        notice: Notice,
+    ) -> None:
+        self._session = session
+        self._consumer = consumer
+        self._promote = query("promote", schema)
+        self._interval = interval
+        self._limit = limit
+        self._notice = notice
+
+    async def once(self) -> float:
+        """Promote what is due; again at once if there may be more."""
+        scheduled, failed = await self._session.row(
+            self._promote, {"consumer": self._consumer, "limit": self._limit}, doing=self.name
+        )
+        if scheduled or failed:
+            self._notice(Promoted(consumer=self._consumer, scheduled=scheduled, failed=failed))
+
+        return 0.0 if max(scheduled, failed) >= self._limit else self._interval
+
+    async def all(self) -> None:
+        """Promote everything that is due by now."""
+        while not await self.once():
+            pass
