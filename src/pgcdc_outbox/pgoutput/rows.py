@@ -106,15 +106,20 @@ def read_row(data: bytes, at: int, what: str) -> tuple[Row, int]:
             else:
                 raise ProtocolError(f"unknown kind of column {kind:#04x}", what=what, offset=at)
     except (IndexError, struct.error):
-        raise ProtocolError("the row is cut short", what=what, offset=begin) from None
+        raise _cut_short(data, begin, what) from None
 
     if at > len(data):
-        raise ProtocolError("the row is cut short", what=what, offset=begin)
+        raise _cut_short(data, begin, what)
 
     # A row has one format throughout, save for types that lack a binary form.
     formats = _mark(count, texts) if texts else b"b" * count
     # What the named tuple itself would do, less the call in between.
     return tuple.__new__(Row, (tuple(values), formats)), at
+
+
+def _cut_short(data: bytes, column: int, what: str) -> ProtocolError:
+    # A length that lied may have put the next column anywhere at all.
+    return ProtocolError("the row is cut short", what=what, offset=min(column, len(data)))
 
 
 def _mark(count: int, texts: list[int]) -> bytes:
