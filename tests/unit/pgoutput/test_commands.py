@@ -25,7 +25,6 @@ def test_commands_without_choices():
         (149999, {"snapshot": "export"}, 'LOGICAL "pgoutput" EXPORT_SNAPSHOT'),
         (140023, {"snapshot": "use", "temporary": True},
          'TEMPORARY LOGICAL "pgoutput" USE_SNAPSHOT'),
-        (140023, {"two_phase": True}, 'LOGICAL "pgoutput" NOEXPORT_SNAPSHOT TWO_PHASE'),
         (150000, {}, "LOGICAL \"pgoutput\" (SNAPSHOT 'nothing')"),
         (180004, {"snapshot": "export", "temporary": True},
          "TEMPORARY LOGICAL \"pgoutput\" (SNAPSHOT 'export')"),
@@ -37,6 +36,11 @@ def test_commands_without_choices():
 def test_creating_a_slot(version: int, options: dict[str, Any], expected: str):
     command = commands.create_replication_slot("s", server_version=version, **options)
     assert command == f'CREATE_REPLICATION_SLOT "s" {expected}'
+
+
+def test_two_phase_needs_15():
+    with pytest.raises(ValueError, match="PostgreSQL 15"):
+        commands.create_replication_slot("s", server_version=140023, two_phase=True)
 
 
 def test_failover_needs_17():
