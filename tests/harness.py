@@ -28,7 +28,7 @@ class Outbox:
         with psycopg.connect(self.dsn) as connection:
             connection.execute("select set_config('search_path', %s, false)", [quoted(self.schema)])
             cursor = connection.execute(statement.encode(), params)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     def value(self, statement: str, params: Sequence[Any] = ()) -> Any:
         """The only value of the only row."""
@@ -140,6 +140,7 @@ async def running(subject: Consumer, timeout: float = 20.0) -> AsyncIterator[Non
             await subject.run()
         except Exception as error:
             failure.append(error)
+            group.cancel_scope.cancel()  # the test must not wait for what cannot come
         finally:
             ended.set()
 

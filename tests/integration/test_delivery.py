@@ -152,7 +152,7 @@ async def test_a_handler_slower_than_the_servers_patience_costs_no_connection(
         ids = outbox.put(range(10))
         started = time.monotonic()
         # Far more than the intake takes, so that the reader stops reading.
-        outbox.put(["x" * 1000] * 5000)
+        await anyio.to_thread.run_sync(outbox.put, ["x" * 1000] * 5000)
         await eventually_async(lambda: _is(time.monotonic() - started > 4), timeout=10)
         release.set()
         await eventually_async(lambda: _is(sum(map(len, calls)) == 5010), timeout=30)
@@ -448,7 +448,7 @@ async def test_a_checkpoint_is_saved_and_says_what_is_settled(outbox: Outbox) ->
 def _waits_for_slot(outbox: Outbox) -> bool:
     return bool(
         outbox.rows(
-            "select from pg_stat_activity where datname = current_database() "
+            "select 1 from pg_stat_activity where datname = current_database() "
             "and query like 'CREATE_REPLICATION_SLOT%%' and wait_event_type = 'Lock'"
         )
     )
