@@ -77,7 +77,9 @@ def _fetch(package: str, folder: Path) -> Path:
 def _unpack(archive: Path) -> Path:
     root = archive.parent / "package"
     with tarfile.open(archive) as contents:
-        contents.extractall(archive.parent, filter="data")
+        # Early releases of Python 3.11 have no filters.
+        contents.extraction_filter = getattr(tarfile, "data_filter", None)
+        contents.extractall(archive.parent)
 
     # The registry's format has no links, so the package lists them.
     for link in json.loads((root / "native" / "pg-symlinks.json").read_text()):

@@ -1,0 +1,201 @@
+"""Rows to be enqueued: everything is checked here, before anything is sent.
+
+Pure: it reads no clock. What depends on the time is left to the server's.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from numbers import Real
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from pgcdc_outbox.errors import JobInvalid, SettingsError
+from pgcdc_outbox.job import NewJob
+from pgcdc_outbox.payload import encode
+
+MAX_TOPIC_BYTES: Final = 255
+MAX_KEY_BYTES: Final = 1024
+MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
+MAX_DELAY: Final = timedelta(days=365_250)
+
+# What the tables take at most.
+_TABLE_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
+
+
+class Row(Struct, frozen=True, gc=False):
+    """A job that was checked, as the values of its columns."""
+
+    topic: str
+    payload: bytes
+    key: str | None = None
+    headers: str | None = None
+    """A JSON object."""
+    content_type: str | None = None
+    run_at: datetime | None = None
+    """In UTC."""
+    delay: float | None = None
+    """Seconds, above zero."""
+
+    @property
+    def run_at_text(self) -> str | None:
+        """ISO 8601, which the server reads alike whatever its settings are."""
+        return None if self.run_at is None else self.run_at.isoformat()
+
+
+def check(
+    payload: Any,
+    topic: str = "default",
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    run_at: datetime | None = None,
+    delay: timedelta | float | None = None,
+    *,
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+) -> Row:
+    """The row of one job. Raises `JobInvalid`, naming the field."""
+    _check_text("topic", topic, MAX_TOPIC_BYTES)
+    if not topic:
+        raise JobInvalid("topic: is empty", hint="Leave it out for 'default'.")
+
+    if key is not None:
+        _check_text("key", key, MAX_KEY_BYTES)
+
+    body, content_type = encode(payload)
+    if len(body) > max_payload_bytes:
+        raise JobInvalid(
+            f"payload: {len(body)} bytes, and the limit is {max_payload_bytes}",
+            hint="Store it elsewhere and send a reference, or raise max_payload_bytes.",
+        )
+
+    facts = _headers(headers) if headers is not None else None
+    if run_at is None and delay is None:
+        return Row(topic, body, key, facts, content_type)
+
+    if run_at is not None and delay is not None:
+        raise JobInvalid("run_at, delay: both are given", hint="Give one of them.")
+
+    at = None if run_at is None else _instant(run_at)
+    after = None if delay is None else _seconds(delay)
+    return Row(topic, body, key, facts, content_type, at, after)
+
+
+def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> list[Row]:
+    """The rows of several jobs. Raises `JobInvalid`, naming the job and the field."""
+    if isinstance(jobs, (NewJob, str, bytes, Mapping)) or not isinstance(jobs, Iterable):
+        raise JobInvalid(
+            f"jobs: a {type(jobs).__name__} is given", hint="Give a list of NewJob(payload=...)."
+        )
+
+    rows = []
+    for index, job in enumerate(jobs):
+        if not isinstance(job, NewJob):
+            raise JobInvalid(
+                f"jobs[{index}]: a {type(job).__name__} is given",
+                hint="Wrap it: NewJob(payload=...).",
+            )
+
+        try:
+            row = check(
+                job.payload,
+                job.topic,
+                job.key,
+                job.headers,
+                job.run_at,
+                job.delay,
+                max_payload_bytes=max_payload_bytes,
+            )
+        except JobInvalid as error:
+            raise JobInvalid(f"jobs[{index}].{error}", hint=error.hint) from error
+
+        rows.append(row)
+
+    return rows
+
+
+def check_limit(max_payload_bytes: int) -> int:
+    """The limit itself. Raises `SettingsError`."""
+    if not 0 < max_payload_bytes <= _TABLE_PAYLOAD_BYTES:
+        raise SettingsError(
+            f"max_payload_bytes: {max_payload_bytes} is not within 1 and {_TABLE_PAYLOAD_BYTES}"
+        )
+
+    return max_payload_bytes
+
+
+def _check_text(field: str, text: str, limit: int) -> None:
+    if not isinstance(text, str):
+        raise JobInvalid(f"{field}: a {type(text).__name__} is given", hint="Give a str.")
+
+    if "\0" in text:
+        raise JobInvalid(f"{field}: has a NUL character, which PostgreSQL cannot store as text")
+
+    # ASCII is the common case: one byte each, and no surrogates.
+    size = len(text) if text.isascii() else len(_utf8(field, text))
+    if size > limit:
+        raise JobInvalid(f"{field}: {size} bytes in UTF-8, and the limit is {limit}")
+
+
+def _utf8(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise JobInvalid(f"{field}: has a lone surrogate, which UTF-8 cannot hold") from None
+
+
+def _headers(headers: Mapping[str, str]) -> str | None:
+    if not isinstance(headers, Mapping):
+        raise JobInvalid(
+            f"headers: a {type(headers).__name__} is given", hint="Give a mapping of str to str."
+        )
+
+    for name, value in headers.items():
+        for part in (name, value):
+            if not isinstance(part, str):
+                raise JobInvalid(
+                    f"headers[{name!r:.80}]: a {type(part).__name__} is given",
+                    hint="Headers are text; put other values into the payload, or use str(value).",
+                )
+
+            if "\0" in part:
+                raise JobInvalid(f"headers[{name!r:.80}]: has a NUL character")
+
+            _utf8(f"headers[{name!r:.80}]", part)
+
+    return msgspec.json.encode(dict(headers)).decode() if headers else None
+
+
+def _instant(run_at: datetime) -> datetime:
+    if not isinstance(run_at, datetime):
+        raise JobInvalid(
+            f"run_at: a {type(run_at).__name__} is given", hint="Give an aware datetime."
+        )
+
+    if run_at.utcoffset() is None:
+        raise JobInvalid(
+            f"run_at: {run_at.isoformat()} has no time zone",
+            hint="Use datetime.now(UTC) + ..., or datetime(..., tzinfo=ZoneInfo('...')).",
+        )
+
+    try:
+        return run_at.astimezone(UTC)
+    except OverflowError:
+        raise JobInvalid(f"run_at: {run_at.isoformat()} is out of range in UTC") from None
+
+
+def _seconds(delay: timedelta | float) -> float | None:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        raise JobInvalid(
+            f"delay: a {type(delay).__name__} is given", hint="Give a timedelta, or seconds."
+        )
+
+    # NaN fails the comparison too. Compared before converting: a huge int would overflow.
+    if not 0 <= seconds <= MAX_DELAY.total_seconds():
+        raise JobInvalid(
+            f"delay: {delay!r:.80} is not within 0 and {MAX_DELAY.days} days",
+            hint="Give seconds that are finite and not negative; 0 means at once.",
+        )
+
+    return float(seconds) or None

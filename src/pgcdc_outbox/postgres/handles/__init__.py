@@ -1,0 +1,1 @@
+"""Transaction handles: ways to run our statements on somebody else's transaction."""
