@@ -12,6 +12,11 @@ from pgcdc_outbox.cli.parameters import size
 if TYPE_CHECKING:
     from pgcdc_outbox.postgres.lag import Lag, Thresholds
 
+_HEADER = (
+    *("CONSUMER", "STATE", "ACTIVE", "LAG", "RETAINED", "SAFE"),
+    *("BEHIND", "OLDEST", "FAILED", "DEAD"),
+)
+
 
 @click.command("lag")
 @click.option("--consumer", help="Only this consumer.")
@@ -56,7 +61,6 @@ def command(
 def _show(lag: "Lag", thresholds: "Thresholds") -> None:
     if not lag.consumers:
         click.echo("no consumer is registered")
-
     else:
         rows = []
         for each in lag.consumers:

@@ -41,4 +41,5 @@ def parse_size(text: str) -> int:
     if match is None or match[2].lower() not in _UNITS:
         raise ValueError(f"{text!r} is not a size such as 256MB or 1GB")
 
-    return round(float(match[1]) * 1024 ** _UNITS[match[2].lower()])
+    factor: int = 1024 ** _UNITS[match[2].lower()]
+    return round(float(match[1]) * factor)

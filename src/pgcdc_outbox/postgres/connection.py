@@ -6,11 +6,17 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg import ClientCursor, Connection, IsolationLevel
+from psycopg import ClientCursor, Connection, IsolationLevel, errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 
-from pgcdc_outbox.errors import OutboxError, PermissionMissing, SettingsError, SourceUnavailable
+from pgcdc_outbox.errors import (
+    OutboxError,
+    PermissionMissing,
+    SchemaBehind,
+    SettingsError,
+    SourceUnavailable,
+)
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import KEEPALIVE
 from pgcdc_outbox.postgres.sqlstate import map_error
@@ -62,7 +68,7 @@ def session(conninfo: str, *, doing: str) -> Iterator[Connection[Row]]:
     try:
         yield connection
     except psycopg.Error as error:
-        raise map_error(error, doing=doing) from error
+        raise translate(error) or map_error(error, doing=doing) from error
     finally:
         connection.close()
 
@@ -96,6 +102,24 @@ def redact(text: str, conninfo: str) -> str:
         return _struck_out(text, conninfo_to_dict(conninfo))
     except psycopg.ProgrammingError:
         return text.replace(conninfo, "***")
+
+
+def translate(error: psycopg.Error) -> OutboxError | None:
+    """What an error of the driver means here; None if it means nothing in particular."""
+    text = _one_line(error.diag.message_primary or str(error))
+    match error:
+        case errors.InsufficientPrivilege():
+            return PermissionMissing(
+                text, hint="Run it as the owner of the outbox, or see the grants in sql/roles.sql."
+            )
+        case errors.ReadOnlySqlTransaction():
+            return SourceUnavailable(text, hint="This server is a standby: connect to the primary.")
+        case errors.UndefinedTable() | errors.InvalidSchemaName() | errors.UndefinedColumn():
+            return SchemaBehind(text)
+        case psycopg.OperationalError():
+            return SourceUnavailable(text)
+        case _:
+            return None
 
 
 def _parse(conninfo: str) -> dict[str, Any]:
