@@ -11,15 +11,12 @@ from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.names import publication_name, slot_name
 from pgcdc_outbox.testing.server import PostgresServer
 
-_TEMPLATE = "bench_template"
-_COPY = "bench_copy"
-
 _ROWS = """
 do $$
 begin
     for i in 1..{transactions} loop
         insert into outbox.immediate (topic, payload)
-        select 'bench', convert_to(format('{{"order": %s, "pad": "xxxxxxxxxxxxxxxxxx"}}', n), 'UTF8')
+        select 'bench', convert_to(format('{{"order": %s, "pad": "xxxxxxxxxxxxx"}}', n), 'UTF8')
         from generate_series(1, {size}) as n;
         commit;
     end loop;
@@ -36,6 +33,8 @@ class Backlog:
         self.size = size
         self._server = server
         self._database = f"bench_{size}"
+        self._template = f"bench_template_{size}"
+        self._copy = f"bench_copy_{size}"
         self.dsn = server.create_database(self._database)
         migrate(self.dsn)
 
@@ -48,7 +47,7 @@ class Backlog:
                 "select oid::bigint from pg_database where datname = current_database()"
             ).fetchone() or (0,)
             self._slot = slot_name("outbox", "default", oid)
-            self._copy_slot(connection, self._slot, _TEMPLATE)
+            self._copy_slot(connection, self._slot, self._template)
             connection.execute("set synchronous_commit = off")
             connection.execute(
                 sql.SQL(_ROWS).format(
@@ -63,7 +62,7 @@ class Backlog:
         """Put the consumer back to where the backlog begins."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             _drop_slot(connection, self._slot)
-            self._copy_slot(connection, _TEMPLATE, self._slot)
+            self._copy_slot(connection, self._template, self._slot)
             connection.execute(
                 """
                 update outbox.checkpoint
@@ -75,20 +74,20 @@ class Backlog:
     def recvlogical(self) -> float:
         """Seconds that pg_recvlogical takes for the backlog, thrown away."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            _drop_slot(connection, _COPY)
-            self._copy_slot(connection, _TEMPLATE, _COPY)
+            _drop_slot(connection, self._copy)
+            self._copy_slot(connection, self._template, self._copy)
 
         publication = publication_name("outbox")
         started = time.perf_counter()
         self._server.run_program(
-            "pg_recvlogical", "--dbname", self._database, "--slot", _COPY, "--start",
+            "pg_recvlogical", "--dbname", self._database, "--slot", self._copy, "--start",
             "--endpos", self._end, "--no-loop", "--file", "/dev/null",
             "--option", "proto_version=1", "--option", f"publication_names={publication}",
             "--option", "binary=true",
         )  # fmt: skip
         seconds = time.perf_counter() - started
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            _drop_slot(connection, _COPY)
+            _drop_slot(connection, self._copy)
 
         return seconds
 

@@ -10,7 +10,7 @@ the whole run, connecting and ending included.
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import anyio
 
@@ -43,9 +43,8 @@ def drain(backlog: Backlog, **settings: int) -> float:
     return seconds
 
 
-def measure(jobs: int, repeats: int) -> list[dict[str, float]]:
+def measure(jobs: int, repeats: int) -> Iterator[dict[str, float]]:
     """Rates and their ratio for each shape of transaction."""
-    results = []
     with PostgresServer.start() as server:
         for size in SHAPES:
             backlog = Backlog(server, jobs=jobs, size=size)
@@ -55,19 +54,15 @@ def measure(jobs: int, repeats: int) -> list[dict[str, float]]:
                 ours.append(jobs / drain(backlog))
                 tuned.append(jobs / drain(backlog, **SETTINGS))
 
-            results.append(
-                {
-                    "jobs": jobs,
-                    "jobs_per_transaction": size,
-                    "pg_recvlogical": statistics.median(theirs),
-                    "defaults": statistics.median(ours),
-                    "tuned": statistics.median(tuned),
-                    "ratio_defaults": statistics.median(ours) / statistics.median(theirs),
-                    "ratio_tuned": statistics.median(tuned) / statistics.median(theirs),
-                }
-            )
-
-    return results
+            yield {
+                "jobs": jobs,
+                "jobs_per_transaction": size,
+                "pg_recvlogical": statistics.median(theirs),
+                "defaults": statistics.median(ours),
+                "tuned": statistics.median(tuned),
+                "ratio_defaults": statistics.median(ours) / statistics.median(theirs),
+                "ratio_tuned": statistics.median(tuned) / statistics.median(theirs),
+            }
 
 
 def main(jobs: int = 300_000, repeats: int = 5) -> None:
@@ -78,7 +73,8 @@ def main(jobs: int = 300_000, repeats: int = 5) -> None:
         print(
             f"{row['jobs_per_transaction']:>16,} {row['pg_recvlogical']:>15,.0f} "
             f"{row['defaults']:>11,.0f} {row['ratio_defaults']:>5.2f}x "
-            f"{row['tuned']:>11,.0f} {row['ratio_tuned']:>5.2f}x"
+            f"{row['tuned']:>11,.0f} {row['ratio_tuned']:>5.2f}x",
+            flush=True,
         )
 
 

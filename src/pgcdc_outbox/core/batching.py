@@ -46,36 +46,49 @@ class Batcher:
         self._closed: deque[Batch] = deque()
         self._open = Batch()
         self._opened_at = 0.0
-        self.jobs = 0
-        self.size = 0
+        self._closed_jobs = 0
+        self._closed_size = 0
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs are held."""
+        return self._closed_jobs + len(self._open.jobs)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they take, about."""
+        return self._closed_size + self._open.size
 
     def add(self, job: Job, ticket: Ticket, now: float) -> None:
         """Queue a job. ``now`` is seconds of a monotonic clock; a coarse one will do."""
-        size = len(job.payload) + _OVERHEAD
-        self.jobs += 1
-        self.size += size
-        # Most jobs were never tried; the others are asked whether they go alone.
         if job.attempt > 1 and self._alone(job):
             self._close()
-            self._put(job, ticket, size, now)
+            self._put(job, ticket, now)
             self._close()
             return
 
+        # Written out: it runs once for each job, and nothing else here does.
+        size = len(job.payload) + _OVERHEAD
         batch = self._open
-        if batch.jobs and batch.size + size > self._max_bytes:
+        if batch.size + size > self._max_bytes and batch.jobs:
             self._close()
+            batch = self._open
 
-        self._put(job, ticket, size, now)
-        if len(self._open.jobs) >= self._max_jobs:
+        jobs = batch.jobs
+        if not jobs:
+            self._opened_at = now
+
+        jobs.append(job)
+        batch.tickets.append(ticket)
+        batch.size += size
+        if len(jobs) >= self._max_jobs:
             self._close()
 
     def add_dead(self, job: Job, why: str, ticket: Ticket, now: float) -> None:
         """Queue a job that no handler shall see: its row could not be decoded."""
         self._close()
         self._open = Batch(dead=why)
-        self.jobs += 1
-        self.size += len(job.payload) + _OVERHEAD
-        self._put(job, ticket, len(job.payload) + _OVERHEAD, now)
+        self._put(job, ticket, now)
         self._close()
 
     def ready(self, now: float, *, idle: bool) -> bool:
@@ -94,8 +107,8 @@ class Batcher:
             return None
 
         batch = self._closed.popleft()
-        self.jobs -= len(batch.jobs)
-        self.size -= batch.size
+        self._closed_jobs -= len(batch.jobs)
+        self._closed_size -= batch.size
         return batch
 
     def clear(self) -> int:
@@ -103,19 +116,18 @@ class Batcher:
         forgotten = self.jobs
         self._closed.clear()
         self._open = Batch()
-        self.jobs = self.size = 0
+        self._closed_jobs = self._closed_size = 0
         return forgotten
 
-    def _put(self, job: Job, ticket: Ticket, size: int, now: float) -> None:
-        batch = self._open
-        if not batch.jobs:
-            self._opened_at = now
-
-        batch.jobs.append(job)
-        batch.tickets.append(ticket)
-        batch.size += size
+    def _put(self, job: Job, ticket: Ticket, now: float) -> None:
+        self._opened_at = now
+        self._open.jobs.append(job)
+        self._open.tickets.append(ticket)
+        self._open.size += len(job.payload) + _OVERHEAD
 
     def _close(self) -> None:
         if self._open.jobs:
             self._closed.append(self._open)
+            self._closed_jobs += len(self._open.jobs)
+            self._closed_size += self._open.size
             self._open = Batch()

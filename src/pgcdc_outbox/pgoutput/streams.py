@@ -63,9 +63,11 @@ class StreamAbort(NamedTuple):
     """``A``: a streamed transaction, or a part of it, rolled back.
 
     If `subxid` is `xid`, nothing of the transaction remains; otherwise what
-    goes is what bore `subxid`. PostgreSQL 18 also sends it for
-    subtransactions it never streamed, even to a client of version 1, which
-    then has nothing to drop.
+    goes is what bore `subxid`.
+
+    PostgreSQL 18 also sends it, outside any block, for subtransactions it never
+    streamed: those of a large transaction that it found to have rolled back. It
+    does so even in version 1 of the protocol. There is nothing to drop then.
     """
 
     xid: int

@@ -89,7 +89,7 @@ def run(
 ) -> psycopg.Cursor[Row]:
     """Execute the statement called ``name``. ``partition`` replaces ``:"partition"``."""
     # Parameters are always given, so "%" is always read as a marker: double it in names.
-    text = query(name, schema.replace("%", "%%"))
+    text = query(name, schema)
     if partition:
         text = text.replace(':"partition"', quoted(partition).replace("%", "%%"))
 

@@ -19,7 +19,6 @@ from pgcdc_outbox.pgoutput import (
     decode,
     decode_frame,
 )
-from pgcdc_outbox.pgoutput.rows import read_row
 from pgcdc_outbox.postgres.rows import Decoder, Undecodable, decoder
 
 _XLOG_DATA: Final = ord("w")
@@ -31,11 +30,10 @@ _RELATION_OID: Final = Layout(">I")
 _COMMIT_END: Final = Layout(">Q")
 
 # Where things are in a frame that carries an insert: after the frame's own 25
-# bytes the type, the relation, the letter N and the row.
+# bytes the type, the relation and the letter N.
 _TYPE_AT: Final = 25
 _OID_AT: Final = 26
 _NEW_AT: Final = 30
-_ROW_AT: Final = 31
 # ... and in one that carries a commit: type, flags, the commit's position, its end.
 _END_AT: Final = 35
 _COMMIT_SIZE: Final = 51
@@ -105,11 +103,7 @@ class Decoding:
         if decode_row is None or frame[_NEW_AT] != _NEW or not self._in_transaction:
             raise ProtocolError("an insert out of place", what="Insert", offset=_TYPE_AT)
 
-        row, end = read_row(frame, _ROW_AT, "Insert")
-        if end != len(frame):
-            raise ProtocolError("bytes are left over", what="Insert", offset=end)
-
-        job = decode_row(row)
+        job = decode_row(frame)
         if job is None:
             return
 

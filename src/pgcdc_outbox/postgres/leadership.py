@@ -95,7 +95,7 @@ async def lead(session: Session, *, consumer: str, schema: str, instance: str) -
 
 
 async def _require_schema(session: Session, schema: str, doing: str) -> None:
-    (number,) = await session.row(query("applied_migrations", schema), doing=doing)
+    (number,) = await session.row(query("schema_number", schema), doing=doing)
     if number is None or number < SCHEMA_NUMBER:
         raise SchemaBehind(f"schema {schema} is at migration {number or 0} of {SCHEMA_NUMBER}")
 

@@ -12,11 +12,13 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def query(name: str, schema: str) -> str:
-    """The statement called ``name``, written for ``schema``.
+    """The statement called ``name``, written for ``schema``, to be run with parameters.
 
-    Raises `KeyError` for a name that no file holds.
+    (Without any, give an empty mapping: a per cent sign in the schema's name is
+    doubled here, as in all text that psycopg looks for placeholders in.) Raises
+    `KeyError` for a name that no file holds.
     """
-    return for_schema(_blocks()[name], schema)
+    return for_schema(_blocks()[name], schema.replace("%", "%%"))
 
 
 @lru_cache(maxsize=512)

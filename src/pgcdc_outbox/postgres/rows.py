@@ -1,10 +1,11 @@
 """From a published row to a job.
 
-This is the hot path of the reader: it runs once for each job, and everything
-else runs once for a transaction or a batch. So columns are found by position,
-worked out once for each Relation message, and nothing is looked up by name.
+This is the hot path of the reader: it runs once for each job, and nearly
+everything else once for a transaction or a batch. So what can be known of a
+relation is worked out once, when its Relation message comes.
 """
 
+import struct
 from collections.abc import Callable
 from struct import Struct as Layout
 from typing import Any, Final
@@ -14,7 +15,8 @@ from msgspec import Struct
 
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, History, Job
-from pgcdc_outbox.pgoutput import Relation, Row
+from pgcdc_outbox.pgoutput import ProtocolError, Relation
+from pgcdc_outbox.pgoutput.rows import read_row
 
 _INT8: Final = Layout(">q")
 _INT4: Final = Layout(">i")
@@ -36,11 +38,24 @@ class Undecodable(Struct, frozen=True):
     reason: str
 
 
-Decoder = Callable[[Row], Job | Undecodable | None]
+Decoder = Callable[[bytes], Job | Undecodable | None]
+"""From the frame of an insert to a job; None for a row of another consumer."""
+
+# Where the row begins in a frame: after its own 25 bytes, the type, the relation, the N.
+ROW_AT: Final = 31
+
+# A fresh job: so many columns, id and created_at in binary, no attempt, a topic.
+_FRESH: Final = Layout(">HBIqBIqBBI")
+_FRESH_SIZE: Final = _FRESH.size
+_LENGTH: Final = Layout(">I")
+_BINARY: Final = ord("b")
+_NULL: Final = ord("n")
+_NOTHING_ELSE: Final = b"nnnnn"
+_XID_SIZE: Final = 13
 
 
 def decoder(relation: Relation, consumer: str) -> Decoder:
-    """A function from a row of this relation to a job; None for a row of another consumer.
+    """How rows of this relation are read.
 
     Columns are found by name, so that one that was added, dropped or moved does
     no harm: what is missing has the value that the column's null means. Only
@@ -53,53 +68,89 @@ def decoder(relation: Relation, consumer: str) -> Decoder:
             hint="Restore the column; `pgcdc-outbox migrate --print` shows the table.",
         )
 
-    if all(places.get(name) == place for place, name in enumerate(_COLUMNS)):
-        return _in_order(consumer)
+    topics: dict[Any, str] = {}
+    any_row = _any_row(places, consumer, topics)
+    match tuple(column.name for column in relation.columns):
+        case names if names == _COLUMNS:
+            return _fresh_first(any_row, topics, len(names), rest_size=0)
+        case (*names, "xid") if tuple(names) == _COLUMNS:
+            # Version 14 has no column lists, so it sends this one too.
+            return _fresh_first(any_row, topics, len(names) + 1, rest_size=_XID_SIZE)
+        case _:
+            return any_row
 
-    return _by_name(places, consumer)
 
+def _fresh_first(
+    any_row: Decoder, topics: dict[Any, str], columns: int, *, rest_size: int
+) -> Decoder:
+    """Read the usual row in one go: a job never tried, with a topic and a payload only.
 
-def _by_name(places: dict[str, int], consumer: str) -> Decoder:
-    """Bring the columns into the usual order first."""
-    order = [places.get(name) for name in _COLUMNS]
-    usual = _in_order(consumer)
+    Written flat, with places counted by hand: it takes a third of the time that
+    column after column does. Whatever is not as expected is left to `any_row`.
+    """
+    unpack = _FRESH.unpack_from
+    unpack_length = _LENGTH.unpack_from
+    tail = len(_NOTHING_ELSE)
 
-    def decode(row: Row) -> Job | Undecodable | None:
-        values = tuple(None if place is None else row.values[place] for place in order)
-        return usual(Row(values, row.formats))
+    def decode(frame: bytes) -> Job | Undecodable | None:
+        try:
+            count, a, b, id_, c, d, created, attempt, e, size = unpack(frame, ROW_AT)
+            at = ROW_AT + _FRESH_SIZE + size
+            start = at + 5
+            end = start + unpack_length(frame, at + 1)[0]
+            if (
+                a == c == e == frame[at] == _BINARY
+                and b == d == 8
+                and attempt == _NULL
+                and count == columns
+                and frame[end : end + tail] == _NOTHING_ELSE
+                and len(frame) == end + tail + rest_size
+            ):
+                topic = topics.get(frame[at - size : at])
+                if topic is None:
+                    topic = _topic(topics, frame[at - size : at])
+
+                return Job(
+                    id_, topic, frame[start:end], None, _NO_HEADERS, JSON_TYPE, 1,
+                    created + _UNIX_OF_2000_US,
+                )  # fmt: skip
+        except (IndexError, struct.error, UnicodeDecodeError):
+            pass
+
+        return any_row(frame)
 
     return decode
 
 
-def _in_order(consumer: str) -> Decoder:
+def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> Decoder:
     mine = consumer.encode()
-    topics: dict[Any, str] = {}
+    order = [places.get(name) for name in _COLUMNS]
 
-    def decode(row: Row) -> Job | Undecodable | None:
-        values: Any = row.values
-        id_, created, attempt, topic, payload, key, headers, kind, target, history = values[:10]
+    def decode(frame: bytes) -> Job | Undecodable | None:
+        row, end = read_row(frame, ROW_AT, "Insert")
+        if end != len(frame) or len(row.values) != len(places):
+            raise ProtocolError("the row does not fit its relation", what="Insert", offset=ROW_AT)
+
+        values: list[Any] = [None if place is None else row.values[place] for place in order]
+        id_, created, attempt, topic, payload, key, headers, kind, target, history = values
         if target is not None and target != mine:
             return None
 
         try:
-            if (name := topics.get(topic)) is None:
-                name = _topic(topics, topic)
-
             if payload is None:
                 raise ValueError("it has no payload")
 
-            if attempt is not None or history is not None:
-                return _tried(id_, created, attempt, name, payload, key, headers, kind, history)
-
+            past = None if history is None else _HISTORY.decode(history[1:])
             return Job(
-                _INT8.unpack(id_)[0],
-                name,
-                payload,
-                None if key is None else key.decode(),
-                _NO_HEADERS if headers is None else _JSON_OBJECT.decode(headers[1:]),
-                JSON_TYPE if kind is None else kind.decode(),
-                1,
-                0 if created is None else _INT8.unpack(created)[0] + _UNIX_OF_2000_US,
+                id=_INT8.unpack(id_)[0],
+                topic=topics.get(topic) or _topic(topics, topic),
+                payload=payload,
+                key=None if key is None else key.decode(),
+                headers=_NO_HEADERS if headers is None else _JSON_OBJECT.decode(headers[1:]),
+                content_type=JSON_TYPE if kind is None else kind.decode(),
+                attempt=1 if attempt is None else _INT4.unpack(attempt)[0],
+                created_us=_created(created) if past is None else past.created_us,
+                history=past,
             )
         except Exception as error:
             return _undecodable(values, error)
@@ -107,31 +158,11 @@ def _in_order(consumer: str) -> Decoder:
     return decode
 
 
-def _tried(
-    id_: bytes, created: Any, attempt: Any, topic: str, payload: bytes,
-    key: Any, headers: Any, kind: Any, history: Any,
-) -> Job:  # fmt: skip
-    """A job that comes again, or comes late: rare enough to be written plainly."""
-    past = None if history is None else _HISTORY.decode(history[1:])
-    if past is not None:
-        created_us = past.created_us
-    else:
-        created_us = 0 if created is None else _INT8.unpack(created)[0] + _UNIX_OF_2000_US
-
-    return Job(
-        id=_INT8.unpack(id_)[0],
-        topic=topic,
-        payload=payload,
-        key=None if key is None else key.decode(),
-        headers=_NO_HEADERS if headers is None else _JSON_OBJECT.decode(headers[1:]),
-        content_type=JSON_TYPE if kind is None else kind.decode(),
-        attempt=1 if attempt is None else _INT4.unpack(attempt)[0],
-        created_us=created_us,
-        history=past,
-    )
+def _created(created: bytes | None) -> int:
+    return 0 if created is None else int(_INT8.unpack(created)[0]) + _UNIX_OF_2000_US
 
 
-def _topic(topics: dict[Any, str], topic: Any) -> str:
+def _topic(topics: dict[Any, str], topic: bytes | None) -> str:
     """The text of a topic, from a small store: there are few, and each job names one."""
     name = "default" if topic is None else str(topic, "utf-8")
     if len(topics) < 1000:
@@ -140,7 +171,7 @@ def _topic(topics: dict[Any, str], topic: Any) -> str:
     return name
 
 
-def _undecodable(values: tuple[Any, ...], error: Exception) -> Undecodable:
+def _undecodable(values: list[Any], error: Exception) -> Undecodable:
     """What a person will want to see of a row that is no job."""
     id_, created, attempt, topic, payload, key, *_ = values
     try:
@@ -150,7 +181,7 @@ def _undecodable(values: tuple[Any, ...], error: Exception) -> Undecodable:
             payload=payload if isinstance(payload, bytes) else b"",
             key=None if key is None else key.decode("utf-8", "replace"),
             attempt=1 if attempt is None else _INT4.unpack(attempt)[0],
-            created_us=0 if created is None else _INT8.unpack(created)[0] + _UNIX_OF_2000_US,
+            created_us=_created(created),
         )
     except Exception as failure:
         raise StreamCorrupt(f"a row of the outbox has no readable id: {failure}") from error

@@ -1,7 +1,7 @@
 """An ordinary connection of the consumer: one statement at a time, opened again when it breaks."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import anyio
 import psycopg
@@ -13,6 +13,11 @@ from pgcdc_outbox.postgres.sqlstate import map_error
 
 Params = Mapping[str, Any] | Sequence[Any] | None
 Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+T = TypeVar("T")
+
+# How long a statement may go on after its task was cancelled.
+_GRACE_SECONDS = 2.0
 
 # A half-open connection would otherwise hang a read for hours.
 KEEPALIVE = {
@@ -40,7 +45,7 @@ class Session:
         self._name = name
         self._options = options
         self._lock = anyio.Lock()
-        self._connection: psycopg.AsyncConnection[Row] | None = None
+        self._connection: Connection | None = None
 
     @property
     def backend_pid(self) -> int:
@@ -51,15 +56,7 @@ class Session:
         """Run one statement; its rows, if it has any. Raises `OutboxError`."""
         async with self._lock:
             connection = await self._connected(doing)
-            try:
-                cursor = await connection.execute(statement.encode(), params, binary=True)
-                return await cursor.fetchall() if cursor.description else []
-            except psycopg.Error as error:
-                raise map_error(error, doing=doing) from error
-            except BaseException:
-                # Cancelled half way: the connection is in an unknown state.
-                self._drop()
-                raise
+            return await self._to_its_end(lambda: _rows(connection, statement, params, doing))
 
     async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
         """Run a statement that gives exactly one row."""
@@ -70,23 +67,53 @@ class Session:
         """Run a statement that gives one row, and sees what an exported snapshot sees."""
         async with self._lock:
             connection = await self._connected(doing)
-            try:
-                async with connection.transaction():
-                    await connection.execute("set transaction isolation level repeatable read")
-                    await connection.execute(
-                        sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot))
-                    )
-                    cursor = await connection.execute(statement.encode())
-                    (row,) = await cursor.fetchall()
-                    return row
-            except psycopg.Error as error:
-                raise map_error(error, doing=doing) from error
+            return await self._to_its_end(
+                lambda: _in_snapshot(connection, snapshot, statement, doing)
+            )
 
     def close(self) -> None:
         """Close the connection, if it is open."""
         self._drop()
 
-    async def _connected(self, doing: str) -> psycopg.AsyncConnection[Row]:
+    async def _to_its_end(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step on the connection; when cancelled, let it end if it soon does.
+
+        A statement cancelled half way leaves nobody knowing whether it was done.
+        """
+        finished = anyio.Event()
+        scope = anyio.CancelScope(shield=True)
+        result: list[T] = []
+        failure: list[Exception] = []
+
+        async def take() -> None:
+            with scope:
+                try:
+                    result.append(await step())
+                except Exception as error:
+                    failure.append(error)
+
+            finished.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(take)
+            try:
+                await finished.wait()
+            except BaseException:
+                with anyio.move_on_after(_GRACE_SECONDS, shield=True):
+                    await finished.wait()
+
+                if not finished.is_set():
+                    self._drop()
+                    scope.cancel()
+
+                raise
+
+        if failure:
+            raise failure[0]
+
+        return result[0]
+
+    async def _connected(self, doing: str) -> Connection:
         if self._connection is not None and not self._connection.closed:
             return self._connection
 
@@ -104,9 +131,31 @@ class Session:
             self._connection.pgconn.finish()
 
 
+async def _rows(connection: Connection, statement: str, params: Params, doing: str) -> list[Row]:
+    try:
+        cursor = await connection.execute(statement.encode(), params or {}, binary=True)
+        return await cursor.fetchall() if cursor.description else []
+    except psycopg.Error as error:
+        raise map_error(error, doing=doing) from error
+
+
+async def _in_snapshot(connection: Connection, snapshot: str, statement: str, doing: str) -> Row:
+    try:
+        async with connection.transaction():
+            await connection.execute("set transaction isolation level repeatable read")
+            await connection.execute(
+                sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot))
+            )
+            cursor = await connection.execute(statement.encode())
+            (row,) = await cursor.fetchall()
+            return row
+    except psycopg.Error as error:
+        raise map_error(error, doing=doing) from error
+
+
 async def connect(
     conninfo: str, *, name: str, doing: str, options: str = "", **more: Any
-) -> psycopg.AsyncConnection[Row]:
+) -> Connection:
     """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
     try:
         given = psycopg.conninfo.conninfo_to_dict(conninfo)

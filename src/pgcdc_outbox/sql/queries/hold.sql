@@ -1,7 +1,7 @@
 -- name: try_lock
 select pg_try_advisory_lock(%(key)s);
 
--- name: applied_migrations
+-- name: schema_number
 select max(number) from :"schema".migration;
 
 -- name: take_over
