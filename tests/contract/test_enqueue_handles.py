@@ -107,12 +107,16 @@ async def test_unflushed_objects_share_the_fate(handle: Handle, table: Table):
     handle.add(Sale(id=2, note=None))
     # Whether it flushes for the job already or for the commit is its own affair.
     with pytest.raises(Exception, match="not-null"):
-        await handle.enqueue("with what cannot be stored")
-        await handle.commit()
+        await enqueue_and_commit(handle)
 
     await handle.rollback()
     assert table.ids() == [first]
     assert table.sales() == 1
+
+
+async def enqueue_and_commit(handle: Handle) -> None:
+    await handle.enqueue("with what cannot be stored")
+    await handle.commit()
 
 
 async def test_an_aborted_transaction_stays_aborted(handle: Handle, table: Table):
