@@ -124,6 +124,7 @@ def consumer(outbox: Outbox, handler: Any, **options: Any) -> Consumer:
         "checkpoint_interval": 0.1,
         "promote_interval": 0.05,
         "drain_timeout": 5.0,
+        "maintenance": False,
         "observers": (),
     }
     return Consumer(outbox.dsn, handler, **{**defaults, **options})
