@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, History, Job
-from pgcdc_outbox.pgoutput import ProtocolError, Relation
+from pgcdc_outbox.pgoutput import UNCHANGED, ProtocolError, Relation
 from pgcdc_outbox.pgoutput.rows import read_row
 
 _INT8: Final = Layout(">q")
@@ -129,6 +129,9 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
         row, end = read_row(frame, ROW_AT, "Insert")
         if end != len(frame) or len(row.values) != len(places):
             raise ProtocolError("the row does not fit its relation", what="Insert", offset=ROW_AT)
+
+        if UNCHANGED in row.values:
+            raise ProtocolError("a new row leaves nothing unchanged", what="Insert", offset=ROW_AT)
 
         values: list[Any] = [None if place is None else row.values[place] for place in order]
         id_, created, attempt, topic, payload, key, headers, kind, target, history = values
