@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pgcdc_outbox.job import Job, NewJob
     from pgcdc_outbox.outcome import Dead, Done, Retry
     from pgcdc_outbox.postgres.client import AsyncClient, Client
+    from pgcdc_outbox.postgres.maintenance import Maintenance
 
 __all__ = [
     "AsyncClient",
@@ -21,6 +22,7 @@ __all__ = [
     "Dead",
     "Done",
     "Job",
+    "Maintenance",
     "NewJob",
     "Retry",
     "RetryPolicy",
@@ -33,6 +35,7 @@ _HOMES = {
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
+    "Maintenance": "postgres.maintenance",
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",

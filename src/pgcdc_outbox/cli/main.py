@@ -112,7 +112,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option("--schema", metavar="NAME", help="Schema of the outbox.  [default: outbox]")
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
     help="A TOML file with dsn, schema and the settings of [consume].",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")

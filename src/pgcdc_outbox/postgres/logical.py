@@ -1,7 +1,7 @@
 """The source that reads the write-ahead log."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint as yield_to_others
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.feedback import Feedback, report_interval
 from pgcdc_outbox.core.progress import Progress
@@ -48,6 +49,7 @@ class LogicalSource:
         self._checkpoint_interval = checkpoint_interval
         self._notice = notice
         self._resume = LSN(0)
+        self._known: Mapping[int, int] = {}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["LogicalFeed"]:
@@ -64,6 +66,7 @@ class LogicalSource:
                 yield feed
             finally:
                 self._resume = feed.flushed
+                self._known = feed.ahead()
         finally:
             if stream is not None:
                 stream.close()
@@ -92,6 +95,7 @@ class LogicalSource:
             leadership,
             start,
             resume=self._resume,
+            known=self._known,
             interval=report_interval(int(timeout or 0) / 1000),
             checkpoint_interval=self._checkpoint_interval,
             notice=self._notice,
@@ -113,6 +117,7 @@ class LogicalFeed:
         start: Start,
         *,
         resume: LSN,
+        known: Mapping[int, int],
         interval: float,
         checkpoint_interval: float,
         notice: Notice,
@@ -139,6 +144,8 @@ class LogicalFeed:
             leadership, start.system, snapshot=start.snapshot, lsn=start.lsn
         )
         self._streaming = False
+        self._known = known
+        self._ahead = Ahead()
 
     @property
     def flushed(self) -> LSN:
@@ -150,12 +157,19 @@ class LogicalFeed:
         self._checkpointer.settle()
         if self._reconciliation is not None:
             self._reconciliation.settle(batch)
+            self._ahead.add(batch.jobs, batch.tickets, self._reconciliation.flushed)
             return
 
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
+        self._ahead.add(batch.jobs, batch.tickets, self._progress.flushed)
         if self._progress.flushed != before:
             self._moved()
+
+    def ahead(self) -> dict[int, int]:
+        """Attempts that are settled although `flushed` has not passed them."""
+        stage = self._reconciliation or self._progress
+        return self._ahead.attempts(stage.flushed)
 
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
@@ -172,7 +186,6 @@ class LogicalFeed:
             position=self._progress.flushed,
         )
         self._streaming = True
-        self._notice(Streaming(consumer=self._consumer, position=self._progress.flushed))
         decoding = Decoding(
             intake,
             self._progress,
@@ -180,6 +193,7 @@ class LogicalFeed:
             traces=await self._traces(),
             skips_rows=lambda: self._stream.skips_rows,
         )
+        self._notice(Streaming(consumer=self._consumer, position=self._progress.flushed))
         await _together(
             lambda: self._read(decoding, intake),
             self._report,
@@ -187,7 +201,18 @@ class LogicalFeed:
         )
 
     async def finish(self) -> None:
-        """Report the last position, wait until the server has read it, and save it."""
+        """Report the last position, wait until the server has read it, and save it.
+
+        What is settled beyond it is written down first, so that it does not
+        come again: a stop may fall into the middle of a transaction.
+        """
+        if ahead := self.ahead():
+            await self._leadership.fenced(
+                "add_traces",
+                {"ids": list(ahead), "attempts": list(ahead.values())},
+                doing="write down what is settled ahead of the position",
+            )
+
         if not self._streaming:
             return
 
@@ -199,11 +224,14 @@ class LogicalFeed:
     async def _reconcile(self, intake: Intake) -> bool:
         plan = self._start.reconcile
         assert plan is not None
-        self._reconciliation = Reconciliation(self._leadership, plan, self._notice)
+        self._reconciliation = Reconciliation(
+            self._leadership, plan, known=self._known, notice=self._notice
+        )
         if not await self._reconciliation.run(intake):
             return False
 
         self._reconciliation = None
+        self._ahead = Ahead()
         self._checkpointer = Checkpointer(
             self._leadership, self._start.system, snapshot=plan.target, lsn=plan.position
         )
@@ -218,7 +246,8 @@ class LogicalFeed:
             {"consumer": self._consumer, "since": self._start.replayed},
             doing="load what is recorded already",
         )
-        return dict(rows)
+        # What this process settled before it lost its connection is in no table.
+        return {**self._known, **dict(rows)}
 
     async def _read(self, decoding: Decoding, intake: Intake) -> None:
         stream = self._stream
