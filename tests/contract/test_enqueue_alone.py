@@ -38,6 +38,13 @@ def terminate(table: Table) -> None:
     assert ended == [(True,)]
 
 
+def sessions(table: Table) -> int:
+    """How many the client has."""
+    return table.connection.execute(
+        "select count(*) from pg_stat_activity where application_name = %s", (APPLICATION,)
+    ).fetchone()[0]
+
+
 def test_committed_when_it_returns(dsn: str, table: Table):
     with Client(dsn) as client:
         first = client.enqueue(1)
@@ -120,16 +127,11 @@ def test_libpqs_own_variables_tell_where(dsn: str, table: Table, monkeypatch):
 
 
 def test_one_connection_is_opened_and_only_when_needed(dsn: str, table: Table):
-    def sessions() -> int:
-        return table.connection.execute(
-            "select count(*) from pg_stat_activity where application_name = %s", (APPLICATION,)
-        ).fetchone()[0]
-
     with Client(dsn) as client:
-        assert sessions() == 0
+        assert sessions(table) == 0
         client.enqueue(1)
         client.enqueue(1)
-        assert sessions() == 1
+        assert sessions(table) == 1
 
 
 def test_a_session_that_was_ended_is_replaced(dsn: str, table: Table):
@@ -152,6 +154,20 @@ async def test_an_async_session_that_was_ended_is_replaced(dsn: str, table: Tabl
         third = await client.enqueue_many(JOBS)
 
         assert table.ids() == [first, second, *third]
+
+
+async def test_all_of_a_list_or_none(dsn: str, table: Table):
+    table.connection.execute(
+        "alter table outbox.scheduled add constraint none_later check (due_at < '2000-01-01')"
+    )
+    async with AsyncClient(dsn) as async_client:
+        for client in (Client(dsn), async_client):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                await settled(client.enqueue_many(JOBS))
+
+            assert table.ids() == []
+            if isinstance(client, Client):
+                client.close()
 
 
 def slow_down(table: Table) -> None:
@@ -244,14 +260,15 @@ async def test_tasks_share_a_client(dsn: str, table: Table):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_child_process_opens_its_own_connection(dsn: str, table: Table):
+def test_a_child_process_opens_its_own_connection(outbox: str, dsn: str, table: Table):
     with Client(dsn) as client:
         client.enqueue("before")
         child = os.fork()
         if child == 0:
             try:
                 client.enqueue("child")
-                os._exit(0)
+                with psycopg.connect(outbox, autocommit=True) as connection:
+                    os._exit(0 if sessions(Table(connection)) == 2 else 2)
             finally:
                 os._exit(1)
 

@@ -130,7 +130,9 @@ def retry(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @format_option
 @pass_options
+@click.pass_context
 def discard(
+    ctx: click.Context,
     options: Options,
     ids: tuple[int, ...],
     everything: bool,
@@ -143,10 +145,9 @@ def discard(
     """Delete dead letters for good, by id or all that the filters leave."""
     letters = _letters(options)
     selected = _selected(ids, everything, consumer, topic, reason)
-    if not yes:
-        click.confirm(
-            f"Delete {letters.count(selected)} dead letters for good?", abort=True, err=True
-        )
+    question = f"Delete {letters.count(selected)} dead letters for good?" if not yes else ""
+    if question and not click.confirm(question, err=True):
+        ctx.exit(1)
 
     _report("discarded", letters.discard(selected), ids, style)
 
