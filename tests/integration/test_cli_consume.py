@@ -200,9 +200,16 @@ def test_once_on_an_empty_outbox_ends(place: Place) -> None:
     assert place.calls("begun") == []
 
 
-@pytest.mark.parametrize("ask", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_running_batch_finish(place: Place, ask: signal.Signals) -> None:
-    place.run("handle", "--once")
+@pytest.mark.parametrize(
+    ("ask", "streaming"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True)],
+    ids=["term-table", "term-log", "int-log"],
+)
+def test_a_signal_lets_the_running_batch_finish_and_it_does_not_come_again(
+    place: Place, ask: signal.Signals, streaming: bool
+) -> None:
+    if streaming:
+        place.run("handle", "--once")
     jobs = enqueue(place.dsn, 25)
     process = place.start("wait_for_go", "--batch-size", "10")
     eventually(lambda: place.calls("begun"))
@@ -215,30 +222,6 @@ def test_a_signal_lets_the_running_batch_finish(place: Place, ask: signal.Signal
     assert place.calls("begun") == place.calls("done") == [jobs[:10]]
 
     assert place.run("handle", "--once") == 0
-    assert set(place.done()) == set(jobs)
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="a clean stop remembers whole transactions only, so their settled jobs"
-    " come again with the rest",
-)
-@from_table_and_log
-def test_what_finished_before_a_clean_stop_does_not_come_again(
-    place: Place, streaming: bool
-) -> None:
-    if streaming:
-        place.run("handle", "--once")
-    jobs = enqueue(place.dsn, 25)
-    process = place.start("wait_for_go", "--batch-size", "10")
-    eventually(lambda: place.calls("begun"))
-    process.terminate()
-    eventually(lambda: place.logged("Stopping"))
-    (place.folder / "go").touch()
-    process.wait(15)
-
-    place.run("handle", "--once")
-
     assert place.done() == jobs
 
 
