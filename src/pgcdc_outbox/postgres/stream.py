@@ -13,7 +13,12 @@ import anyio
 import psycopg
 from psycopg import pq
 
-from pgcdc_outbox.errors import OutboxError, SourceUnavailable
+from pgcdc_outbox.errors import (
+    OutboxError,
+    PublicationMissing,
+    SlotMissing,
+    SourceUnavailable,
+)
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import StandbyStatusUpdate, commands, from_unix
 from pgcdc_outbox.postgres.session import connect
@@ -84,10 +89,11 @@ class ReplicationStream:
     def drain(self, sink: Callable[[bytes], None], limit: int) -> int:
         """Give the sink the frames that libpq holds already, so many at most.
 
-        Returns how many. Raises `OutboxError` when the server ended the stream.
+        Returns how many. Raises `PublicationMissing` when the server leaves rows
+        out for want of it, and other `OutboxError` when it ended the stream.
         """
         get = self._pgconn.get_copy_data
-        count = 0
+        count = size = 0
         try:
             while count < limit:
                 size, frame = get(1)
@@ -97,10 +103,12 @@ class ReplicationStream:
                 # The one copy: a slice of it becomes the payload.
                 sink(bytes(frame))
                 count += 1
-            else:
-                return count
         except psycopg.Error as error:
             raise map_error(error, doing="read the stream") from error
+
+        if self.skips_rows:
+            # Version 18 only warns, and goes on without the rows.
+            raise PublicationMissing("the publication is missing: the server leaves jobs out")
 
         if size < 0:
             raise self._ended()
@@ -157,7 +165,9 @@ class ReplicationStream:
         """Why the server ended the stream."""
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return map_result(result, doing="read the stream")
+            error = map_result(result, doing="read the stream")
+            # Once a slot streams, the only object it can miss is the publication.
+            return PublicationMissing(str(error)) if isinstance(error, SlotMissing) else error
 
         return SourceUnavailable("the server ended the stream")
 
