@@ -182,6 +182,18 @@ async def test_outcomes_by_id_each_count_for_their_own_job(outbox: Outbox) -> No
     assert (recorded.retried, recorded.dead) == (2, 1)
 
 
+async def test_a_delay_beyond_all_calendars_is_cut_and_stops_nobody(outbox: Outbox) -> None:
+    recorder = Recorder(lambda jobs: {job.id: Retry(after=1e9) for job in jobs})
+    async with running(consumer(outbox, recorder)):
+        outbox.put(["for ever"])
+        await eventually_async(lambda: _is(bool(outbox.rows("select from failed"))))
+        outbox.put(["next"])
+        await recorder.got(2)
+
+    rows = outbox.rows("select due_at - now() > interval '9 years', due_at::text from failed")
+    assert [far for far, _ in rows] == [True, True], rows
+
+
 async def test_an_outcome_may_be_raised(outbox: Outbox) -> None:
     def then(jobs: Sequence[Job]) -> None:
         if jobs[0].json() == "dead":

@@ -64,7 +64,9 @@ class Orchestrator:
         backoff = Backoff()
         standing_by = False
         while not stop.asked:
-            self._notice(Connecting(consumer=self._consumer))
+            if not standing_by:
+                self._notice(Connecting(consumer=self._consumer))
+
             started = time.monotonic()
             try:
                 return await self._hold(stop, once=once)

@@ -132,10 +132,11 @@ class LogicalFeed:
         )
 
     async def finish(self) -> None:
-        """Report the last position, wait until the server has read it, and save it.
+        """Save the last position, report it, and wait until the server has read it.
 
         What is settled beyond it is written down first, so that it does not
-        come again: a stop may fall into the middle of a transaction.
+        come again: a stop may fall into the middle of a transaction. The wait
+        comes last, because a server that is busy sending may make it long.
         """
         if ahead := self.ahead():
             await self._leadership.fenced(
@@ -147,9 +148,9 @@ class LogicalFeed:
         if not self._streaming:
             return
 
-        await self._reporter.report()
-        await self._stream.end(lambda frame: None)
         await self._checkpointer.save(self._progress.flushed)
+        await self._reporter.report()
+        await self._stream.end()
 
     async def _reconcile(self, intake: Intake) -> bool:
         plan = self._start.reconcile

@@ -27,6 +27,8 @@ from pgcdc_outbox.postgres.sqlstate import map_error, map_result
 # Text that comes from the server must not depend on how its roles are set up.
 _OPTIONS = "-c datestyle=ISO -c timezone=UTC -c bytea_output=hex -c lock_timeout=30s"
 
+_TLS_SECONDS = 1.0
+
 
 class ReplicationStream:
     """A connection in replication mode: commands first, then frames and status updates."""
@@ -124,7 +126,14 @@ class ReplicationStream:
 
     async def readable(self) -> None:
         """Wait for bytes."""
-        await anyio.wait_readable(self.fd)
+        if not self._pgconn.ssl_in_use:
+            await anyio.wait_readable(self.fd)
+            return
+
+        # Under TLS older versions of libpq may hold bytes that the socket does not
+        # show any more: look again now and then.
+        with anyio.move_on_after(_TLS_SECONDS):
+            await anyio.wait_readable(self.fd)
 
     async def report(self, *, received: LSN, flushed: LSN, ask: bool = False) -> None:
         """Send a status update."""
@@ -143,19 +152,20 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise map_error(error, doing="report the position") from error
 
-    async def end(self, sink: Callable[[bytes], None]) -> None:
-        """End the stream in good order: the server answers once it has seen every report."""
+    async def end(self) -> None:
+        """End the stream in good order: the server answers once it has seen every report.
+
+        What it still sends is thrown away: it was not acknowledged.
+        """
         try:
             self._pgconn.put_copy_end()
             await self._flush()
             while True:
-                size, frame = self._pgconn.get_copy_data(1)
+                size, _ = self._pgconn.get_copy_data(1)
                 if size < 0:
                     break
 
-                if size > 0:
-                    sink(bytes(frame))
-                else:
+                if size == 0:
                     await self.readable()
                     self._pgconn.consume_input()
         except psycopg.Error as error:
