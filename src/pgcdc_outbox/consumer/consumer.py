@@ -61,6 +61,12 @@ class Orchestrator:
 
         Raises the first `OutboxError` that is not transient.
         """
+        try:
+            return await self._run(stop, once=once)
+        finally:
+            self._source.close()
+
+    async def _run(self, stop: Stop, *, once: bool) -> int:
         backoff = Backoff()
         standing_by = False
         while not stop.asked:

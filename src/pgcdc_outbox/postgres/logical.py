@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import report_interval
+from pgcdc_outbox.errors import SlotInUse
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.checkpoint import load
@@ -35,18 +36,17 @@ class LogicalSource:
         self._instance = instance
         self._checkpoint_interval = checkpoint_interval
         self._notice = notice
+        self._waiting: Session | None = None
         self._resume = LSN(0)
         self._known: Mapping[int, int] = {}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LogicalFeed]:
         """Lock, find or make the slot, and be ready to stream. Raises `OutboxError`."""
-        control = Session(self._conninfo, name=self._instance, reconnects=False)
+        control, self._waiting = self._waiting or self._connection(), None
         stream: ReplicationStream | None = None
         try:
-            leadership = await lead(
-                control, consumer=self._consumer, schema=self._schema, instance=self._instance
-            )
+            leadership = await self._lead(control)
             stream = await ReplicationStream.open(self._conninfo, name=self._instance)
             feed = await self._feed(stream, leadership)
             try:
@@ -58,7 +58,27 @@ class LogicalSource:
             if stream is not None:
                 stream.close()
 
-            control.close()
+            if control is not self._waiting:
+                control.close()
+
+    def close(self) -> None:
+        """Close what was kept open to stand by."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    async def _lead(self, control: Session) -> Leadership:
+        try:
+            return await lead(
+                control, consumer=self._consumer, schema=self._schema, instance=self._instance
+            )
+        except SlotInUse:
+            # It will be asked again in a moment: no new connection for each time.
+            self._waiting = control
+            raise
+
+    def _connection(self) -> Session:
+        return Session(self._conninfo, name=self._instance, reconnects=False)
 
     async def _feed(self, stream: ReplicationStream, leadership: Leadership) -> LogicalFeed:
         slot = slot_name(self._schema, self._consumer, leadership.database_oid)
