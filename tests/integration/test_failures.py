@@ -509,6 +509,32 @@ async def test_a_lost_connection_is_opened_again_and_nothing_runs_twice(outbox: 
     assert recorder.ids == ids
 
 
+async def test_what_finished_behind_a_running_job_does_not_come_again_after_a_reconnect(
+    outbox: Outbox,
+) -> None:
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if jobs[0].topic == "slow":
+            await release.wait()
+
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, handle, observers=[watcher], concurrency=3, batch_size=5)
+    async with streaming(subject, watcher):
+        slow = outbox.put(["x"], topic="slow")
+        quick = [id_ for n in range(20) for id_ in outbox.put([n])]
+        await recorder.got(21)
+        outbox.end_slot_reader()
+        # The running job is waited for; then the log is read from before it.
+        release.set()
+        await watcher.saw(Streaming, 2)
+        last = outbox.put(["last"])
+        await recorder.until(lambda: last[0] in recorder.ids)
+
+    assert sorted(recorder.ids) == sorted([*slow, *quick, *last])
+
+
 async def test_schedules_run_at_the_instant_of_the_servers_clock(outbox: Outbox) -> None:
     arrived: dict[int, float] = {}
 
