@@ -69,6 +69,11 @@ select * from moved
 -- What ATTACH takes anyhow; it conflicts with no producer and no reader.
 lock table only :"schema".immediate in share update exclusive mode
 
+-- name: stop_producers
+-- Who waits here has not been routed to a partition yet, and will see the new one.
+-- Readers go on.
+lock table only :"schema".immediate in share row exclusive mode
+
 -- name: lock_partition
 lock table only :"schema".:"partition" in access exclusive mode
 
