@@ -32,6 +32,10 @@ _MARGIN: Final = timedelta(minutes=1)
 _QUICK_BYTES: Final = 64 * 1024 * 1024
 _LEISURE: Final = timedelta(minutes=1)
 
+# Before this version a reader of the log that saw rows come to a table which is not
+# published would never look again whether it is.
+_REMEMBERS_NO_MORE: Final = 15_00_00
+
 
 class Making(Struct, frozen=True, kw_only=True):
     """What was made."""
@@ -122,6 +126,8 @@ class LookAhead:
 
             patience.run("attach_partition", partition=name, **edges)
             patience.run("drop_bounds_check", partition=name)
+            if moved and connection.info.server_version < _REMEMBERS_NO_MORE:
+                patience.run("make_readers_forget")
 
         return moved
 

@@ -84,6 +84,10 @@ alter table :"schema".immediate
 -- name: drop_bounds_check
 alter table :"schema".:"partition" drop constraint within_bounds
 
+-- name: make_readers_forget
+-- Changes nothing, and so tells every reader of the log to look again what is published.
+alter publication :"publication" set (publish = 'insert')
+
 -- name: has_rows
 select exists (select from :"schema".:"partition") as present
 
