@@ -22,11 +22,14 @@ from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.postgres.ledger import PostgresLedger
 from pgcdc_outbox.postgres.logical import LogicalSource
+from pgcdc_outbox.postgres.maintenance import Maintenance
 from pgcdc_outbox.postgres.promote import Promotion
 from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.upkeep import Upkeep
 
 MIB = 1024 * 1024
 _PROMOTE_LIMIT = 1000
+_UPKEEP_SECONDS = 3600.0
 
 
 class Consumer:
@@ -51,7 +54,8 @@ class Consumer:
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
     - ``checkpoint_interval``: how often the durable position is saved;
-    - ``maintain``: whether to keep the partitions, too;
+    - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
+      of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -75,6 +79,7 @@ class Consumer:
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 5.0,
+        maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -106,6 +111,9 @@ class Consumer:
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
         self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        self._maintenance = (
+            Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
+        )
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -131,9 +139,8 @@ class Consumer:
             if once:
                 await promotion.all()
 
-            return await self._orchestrator(writing, instance, [promotion]).run(
-                self._stop, once=once
-            )
+            chores: list[Chore] = [promotion, *self._upkeep()]
+            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
@@ -169,6 +176,19 @@ class Consumer:
         )
         return Orchestrator(
             source, attempt, limits=self._limits, chores=chores, notice=self._notice
+        )
+
+    def _upkeep(self) -> Sequence[Chore]:
+        if self._maintenance is None:
+            return ()
+
+        return (
+            Upkeep(
+                self._maintenance,
+                consumer=self.name,
+                interval=_UPKEEP_SECONDS,
+                notice=self._notice,
+            ),
         )
 
     def _promotion(self, session: Session) -> Promotion:

@@ -1,6 +1,9 @@
 """A position in the write-ahead log."""
 
-from typing import Self
+import re
+from typing import Final, Self
+
+_FORM: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class LSN(int):
@@ -20,11 +23,11 @@ class LSN(int):
 
         Raises `ValueError` for anything else.
         """
-        high, slash, low = text.partition("/")
-        if not slash:
+        # Not by int() alone: it takes signs, blanks, underscores and any length.
+        if (match := _FORM.fullmatch(text)) is None:
             raise ValueError(f"not an LSN: {text!r}")
 
-        return cls(int(high, 16) << 32 | int(low, 16))
+        return cls(int(match[1], 16) << 32 | int(match[2], 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"

@@ -2,6 +2,10 @@
 
 from datetime import timedelta
 
+# About 31 years. PostgreSQL cannot add much more to a date, and a delay that it
+# refuses could never be recorded.
+_LONGEST = 1e9
+
 
 class Outcome(Exception):
     """The fate of one job. May be returned by id, or raised for every job of the call."""
@@ -19,13 +23,13 @@ class Retry(Outcome):
 
     ``after`` is the delay, a timedelta or seconds; without it the retry policy
     decides. The attempt counts: at the last one the job is dead-lettered.
-    Raises `ValueError` for a delay that is negative or not finite.
+    Raises `ValueError` for a delay that is negative or above 1e9 seconds.
     """
 
     def __init__(self, after: timedelta | float | None = None, error: str = "") -> None:
         seconds = after.total_seconds() if isinstance(after, timedelta) else after
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"after: must be finite and not negative, got {after!r}")
+        if seconds is not None and not 0 <= seconds <= _LONGEST:
+            raise ValueError(f"after: must be from 0 to {_LONGEST:g} seconds, got {after!r}")
 
         super().__init__(error)
         self.after = seconds

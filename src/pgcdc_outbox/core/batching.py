@@ -81,7 +81,7 @@ class Batcher:
         jobs.append(job)
         batch.tickets.append(ticket)
         batch.size += size
-        if len(jobs) >= self._max_jobs:
+        if len(jobs) >= self._max_jobs or batch.size >= self._max_bytes:
             self._close()
 
     def add_dead(self, job: Job, why: str, ticket: Ticket, now: float) -> None:

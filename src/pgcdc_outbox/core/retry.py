@@ -44,11 +44,11 @@ class RetryPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        _require("max_attempts", self.max_attempts, 1 <= self.max_attempts <= 1_000_000, "from 1")
-        _require("first_delay", self.first_delay, 0 <= self.first_delay <= 1e9, "0 to 1e9 seconds")
-        _require("factor", self.factor, 1 <= self.factor <= 1e6, "1 to 1e6")
-        _require("max_delay", self.max_delay, 0 <= self.max_delay <= 1e9, "0 to 1e9 seconds")
-        _require("jitter", self.jitter, 0 <= self.jitter <= 1, "0 to 1")
+        _require("max_attempts", self.max_attempts, int, 1, 1_000_000)
+        _require("first_delay", self.first_delay, float, 0, 1e9)
+        _require("factor", self.factor, float, 1, 1e6)
+        _require("max_delay", self.max_delay, float, 0, 1e9)
+        _require("jitter", self.jitter, float, 0, 1)
 
     def judge(self, job: Job, error: BaseException, *, jitter: Jitter) -> Retry | Dead:
         """Retry with a delay, or Dead: at the last attempt, or if trying again cannot help."""
@@ -77,6 +77,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return jitter(ceiling * (1 - self.jitter), ceiling)
 
 
-def _require(field: str, value: float, holds: bool, range_: str) -> None:
-    if not holds:
-        raise SettingsError(f"RetryPolicy.{field}: {value!r} is not in range ({range_})")
+def _require(field: str, value: float, kind: type, least: float, most: float) -> None:
+    allowed = isinstance(value, int | kind) and not isinstance(value, bool)
+    if not allowed or not least <= value <= most:
+        noun = "a whole number" if kind is int else "a number"
+        raise SettingsError(
+            f"RetryPolicy.{field}: {value!r} is not {noun} from {least:g} to {most:g}"
+        )

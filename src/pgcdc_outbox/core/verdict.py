@@ -41,21 +41,21 @@ def read(result: Any, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
         return {}
 
     if isinstance(result, Mapping):
-        outcomes = dict(result)
+        outcomes = list(result.items())
     elif isinstance(result, Iterable) and not isinstance(result, str | bytes | bytearray):
-        outcomes = {id_: Failed("the handler returned its id") for id_ in result}
+        outcomes = [(id_, Failed("the handler returned its id")) for id_ in result]
     else:
         raise ResultInvalid(f"the handler returned {_kind(result)}")
 
     known = {job.id for job in jobs}
-    for id_, outcome in outcomes.items():
+    for id_, outcome in outcomes:
         if isinstance(id_, bool) or not isinstance(id_, int) or id_ not in known:
             raise ResultInvalid(f"the handler returned {id_!r}, which is no id of its jobs")
 
         if not isinstance(outcome, Exception):
             raise ResultInvalid(f"the handler returned {_kind(outcome)} for job {id_}")
 
-    return {id_: outcome for id_, outcome in outcomes.items() if not isinstance(outcome, Done)}
+    return {id_: outcome for id_, outcome in outcomes if not isinstance(outcome, Done)}
 
 
 def judge(

@@ -1,5 +1,6 @@
 """From frames of the stream to jobs in the intake, and to positions in the progress."""
 
+import struct
 from collections.abc import Callable
 from struct import Struct as Layout
 from typing import Final
@@ -93,7 +94,7 @@ class Decoding:
                     return
 
             self._other(frame)
-        except (ProtocolError, IndexError) as error:
+        except (ProtocolError, IndexError, struct.error) as error:
             raise StreamCorrupt(
                 f"the stream cannot be read after {LSN(self._progress.received)}: {error}"
             ) from error

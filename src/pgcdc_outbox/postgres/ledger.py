@@ -7,13 +7,16 @@ import msgspec
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
 from pgcdc_outbox.job import JSON_TYPE, Failing
-from pgcdc_outbox.outcome import Retry
+from pgcdc_outbox.outcome import Dead, Retry
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
 
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
+
+# A date that PostgreSQL can express, whatever a handler asks for: ten years.
+_LONGEST_DELAY = 10 * 366 * 86400.0
 
 
 class PostgresLedger:
@@ -58,13 +61,18 @@ def _columns(failures: Sequence[Failure]) -> dict[str, list[object]]:
         "content_types": [
             None if job.content_type == JSON_TYPE else job.content_type for job in jobs
         ],
-        "delays": [fate.after if isinstance(fate, Retry) else None for fate in fates],
+        "delays": [_delay(fate) for fate in fates],
         "reasons": [None if isinstance(fate, Retry) else fate.reason for fate in fates],
         "errors": [failure.error for failure in failures],
         "texts": [failure.text for failure in failures],
         "jobs": [failure.jobs for failure in failures],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
+
+
+def _delay(fate: Retry | Dead) -> float | None:
+    """Seconds until the next attempt; None for no further one."""
+    return min(fate.after or 0.0, _LONGEST_DELAY) if isinstance(fate, Retry) else None
 
 
 def _bounded(errors: Sequence[Failing]) -> Sequence[Failing]:

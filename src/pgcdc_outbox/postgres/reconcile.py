@@ -1,5 +1,6 @@
 """Jobs that no slot can bring, re-read from the table before the log takes over."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -25,7 +26,15 @@ class Reconciliation:
     positions are page numbers.
     """
 
-    def __init__(self, leadership: Leadership, plan: Reconcile, notice: Notice) -> None:
+    def __init__(
+        self,
+        leadership: Leadership,
+        plan: Reconcile,
+        *,
+        known: Mapping[int, int],
+        notice: Notice,
+    ) -> None:
+        self._known = known
         self._leadership = leadership
         self._plan = plan
         self._notice = notice
@@ -34,6 +43,11 @@ class Reconciliation:
         self._cursors: dict[int, tuple[str, int]] = {}
         self._saved = 0
         self._jobs = 0
+
+    @property
+    def flushed(self) -> LSN:
+        """The number of the last page such that it and all before it are settled."""
+        return self._progress.flushed
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
@@ -75,7 +89,7 @@ class Reconciliation:
         ticket = self._progress.begin()
         now = anyio.current_time()
         for row in rows:
-            if not row[10]:
+            if not row[10] and self._known.get(row[0], 0) < (row[2] or 1):
                 ticket.owed += 1
                 self._jobs += 1
                 intake.put(_job(row), ticket, now)

@@ -15,13 +15,12 @@ from msgspec import Struct
 
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, History, Job
-from pgcdc_outbox.pgoutput import ProtocolError, Relation
+from pgcdc_outbox.pgoutput import UNCHANGED, ProtocolError, Relation
 from pgcdc_outbox.pgoutput.rows import read_row
 
 _INT8: Final = Layout(">q")
 _INT4: Final = Layout(">i")
 _UNIX_OF_2000_US: Final = 946_684_800_000_000
-_NO_HEADERS: Final[dict[str, Any]] = {}
 _JSON_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _HISTORY: Final = msgspec.json.Decoder(History)
 
@@ -111,7 +110,7 @@ def _fresh_first(
                     topic = _topic(topics, frame[at - size : at])
 
                 return Job(
-                    id_, topic, frame[start:end], None, _NO_HEADERS, JSON_TYPE, 1,
+                    id_, topic, frame[start:end], None, {}, JSON_TYPE, 1,
                     created + _UNIX_OF_2000_US,
                 )  # fmt: skip
         except (IndexError, struct.error, UnicodeDecodeError):
@@ -131,6 +130,9 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
         if end != len(frame) or len(row.values) != len(places):
             raise ProtocolError("the row does not fit its relation", what="Insert", offset=ROW_AT)
 
+        if UNCHANGED in row.values:
+            raise ProtocolError("a new row leaves nothing unchanged", what="Insert", offset=ROW_AT)
+
         values: list[Any] = [None if place is None else row.values[place] for place in order]
         id_, created, attempt, topic, payload, key, headers, kind, target, history = values
         if target is not None and target != mine:
@@ -146,7 +148,7 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
                 topic=topics.get(topic) or _topic(topics, topic),
                 payload=payload,
                 key=None if key is None else key.decode(),
-                headers=_NO_HEADERS if headers is None else _JSON_OBJECT.decode(headers[1:]),
+                headers={} if headers is None else _JSON_OBJECT.decode(headers[1:]),
                 content_type=JSON_TYPE if kind is None else kind.decode(),
                 attempt=1 if attempt is None else _INT4.unpack(attempt)[0],
                 created_us=_created(created) if past is None else past.created_us,

@@ -13,7 +13,12 @@ import anyio
 import psycopg
 from psycopg import pq
 
-from pgcdc_outbox.errors import OutboxError, SourceUnavailable
+from pgcdc_outbox.errors import (
+    OutboxError,
+    PublicationMissing,
+    SlotMissing,
+    SourceUnavailable,
+)
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import StandbyStatusUpdate, commands, from_unix
 from pgcdc_outbox.postgres.session import connect
@@ -21,6 +26,8 @@ from pgcdc_outbox.postgres.sqlstate import map_error, map_result
 
 # Text that comes from the server must not depend on how its roles are set up.
 _OPTIONS = "-c datestyle=ISO -c timezone=UTC -c bytea_output=hex -c lock_timeout=30s"
+
+_TLS_SECONDS = 1.0
 
 
 class ReplicationStream:
@@ -84,10 +91,11 @@ class ReplicationStream:
     def drain(self, sink: Callable[[bytes], None], limit: int) -> int:
         """Give the sink the frames that libpq holds already, so many at most.
 
-        Returns how many. Raises `OutboxError` when the server ended the stream.
+        Returns how many. Raises `PublicationMissing` when the server leaves rows
+        out for want of it, and other `OutboxError` when it ended the stream.
         """
         get = self._pgconn.get_copy_data
-        count = 0
+        count = size = 0
         try:
             while count < limit:
                 size, frame = get(1)
@@ -97,10 +105,12 @@ class ReplicationStream:
                 # The one copy: a slice of it becomes the payload.
                 sink(bytes(frame))
                 count += 1
-            else:
-                return count
         except psycopg.Error as error:
             raise map_error(error, doing="read the stream") from error
+
+        if self.skips_rows:
+            # Version 18 only warns, and goes on without the rows.
+            raise PublicationMissing("the publication is missing: the server leaves jobs out")
 
         if size < 0:
             raise self._ended()
@@ -116,7 +126,14 @@ class ReplicationStream:
 
     async def readable(self) -> None:
         """Wait for bytes."""
-        await anyio.wait_readable(self.fd)
+        if not self._pgconn.ssl_in_use:
+            await anyio.wait_readable(self.fd)
+            return
+
+        # Under TLS older versions of libpq may hold bytes that the socket does not
+        # show any more: look again now and then.
+        with anyio.move_on_after(_TLS_SECONDS):
+            await anyio.wait_readable(self.fd)
 
     async def report(self, *, received: LSN, flushed: LSN, ask: bool = False) -> None:
         """Send a status update."""
@@ -135,19 +152,20 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise map_error(error, doing="report the position") from error
 
-    async def end(self, sink: Callable[[bytes], None]) -> None:
-        """End the stream in good order: the server answers once it has seen every report."""
+    async def end(self) -> None:
+        """End the stream in good order: the server answers once it has seen every report.
+
+        What it still sends is thrown away: it was not acknowledged.
+        """
         try:
             self._pgconn.put_copy_end()
             await self._flush()
             while True:
-                size, frame = self._pgconn.get_copy_data(1)
+                size, _ = self._pgconn.get_copy_data(1)
                 if size < 0:
                     break
 
-                if size > 0:
-                    sink(bytes(frame))
-                else:
+                if size == 0:
                     await self.readable()
                     self._pgconn.consume_input()
         except psycopg.Error as error:
@@ -157,7 +175,9 @@ class ReplicationStream:
         """Why the server ended the stream."""
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return map_result(result, doing="read the stream")
+            error = map_result(result, doing="read the stream")
+            # Once a slot streams, the only object it can miss is the publication.
+            return PublicationMissing(str(error)) if isinstance(error, SlotMissing) else error
 
         return SourceUnavailable("the server ended the stream")
 
