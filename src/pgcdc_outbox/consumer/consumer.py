@@ -136,7 +136,7 @@ class Orchestrator:
 async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | None:
     """Take a step that may wait long, unless a stop is asked for meanwhile."""
     result: Feed | None = None
-    failure: OutboxError | None = None
+    failure: Exception | None = None
     async with anyio.create_task_group() as group:
 
         async def watch() -> None:
@@ -146,7 +146,7 @@ async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | No
         group.start_soon(watch)
         try:
             result = await step()
-        except OutboxError as error:
+        except Exception as error:
             # Raised outside, where no group wraps it.
             failure = error
 
