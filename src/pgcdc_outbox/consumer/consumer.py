@@ -55,6 +55,7 @@ class Orchestrator:
         self._chores = chores
         self._notice = notice
         self._consumer = attempt.consumer
+        self._abandoned = 0
 
     async def run(self, stop: Stop, *, once: bool = False) -> int:
         """Run until asked to stop; returns how many calls of the handler were abandoned.
@@ -63,11 +64,13 @@ class Orchestrator:
         """
         backoff = Backoff()
         standing_by = False
+        self._abandoned = 0
         while not stop.asked:
             self._notice(Connecting(consumer=self._consumer))
             started = time.monotonic()
             try:
-                return await self._hold(stop, once=once)
+                await self._hold(stop, once=once)
+                break
             except SlotInUse as error:
                 if not standing_by:
                     self._notice(StandingBy(consumer=self._consumer, holder=str(error)))
@@ -95,13 +98,13 @@ class Orchestrator:
             with anyio.move_on_after(delay):
                 await stop.wait()
 
-        return 0
+        return self._abandoned
 
-    async def _hold(self, stop: Stop, *, once: bool) -> int:
+    async def _hold(self, stop: Stop, *, once: bool) -> None:
         async with AsyncExitStack() as stack:
             feed = await _or_stop(stop, lambda: stack.enter_async_context(self._source.open()))
             if feed is None:
-                return 0
+                return
 
             hold = Hold(
                 feed,
@@ -113,9 +116,13 @@ class Orchestrator:
                 notice=self._notice,
                 stop=stop,
             )
-            abandoned = await hold.run(once=once)
+            try:
+                await hold.run(once=once)
+            finally:
+                # Also if the connection was lost while it drained.
+                self._abandoned = hold.abandoned
+
             self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
-            return abandoned
 
     def _intake(self) -> Intake:
         limits = self._limits
