@@ -1,7 +1,7 @@
 """From frames of the stream to jobs, and to what may be acknowledged."""
 
-import contextlib
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -320,7 +320,7 @@ def test_whatever_is_wrong_with_a_frame_nothing_but_our_error_is_raised(
     frames = list(SOUND)
     frames[place] = frames[place][:at] + put + frames[place][at + drop :]
 
-    with contextlib.suppress(StreamCorrupt):
+    with suppress(StreamCorrupt):
         reader.feed(*frames)
 
     for batch in reader.batches():

@@ -45,23 +45,24 @@ class Hold:
         self._failure: Exception | None = None
         self._ending = anyio.Event()
         self._busy = 0
-        self._abandoned = 0
+        self.abandoned = 0
+        """How many calls of the handler did not end in time; known when it has run."""
 
-    async def run(self, *, once: bool = False) -> int:
-        """Run to the end; returns how many calls of the handler were abandoned.
+    async def run(self, *, once: bool = False) -> None:
+        """Run to the end. Raises what ended it, or failed while it drained.
 
         With ``once`` it stops itself when everything committed before the
-        start is settled. Raises what ended it, if it was not asked to stop.
+        start is settled.
         """
         try:
-            return await self._run(once=once)
+            await self._run(once=once)
         finally:
             if self._failure is None:
                 # Shielded: without the last report, finished work would come again.
                 with anyio.move_on_after(_FINISH_SECONDS, shield=True):
                     await self._feed.finish()
 
-    async def _run(self, *, once: bool) -> int:
+    async def _run(self, *, once: bool) -> None:
         workers = anyio.CancelScope()
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
@@ -80,8 +81,6 @@ class Hold:
 
         if self._failure is not None:
             raise self._failure
-
-        return self._abandoned
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as working:
@@ -121,7 +120,7 @@ class Hold:
         with anyio.move_on_after(self._drain_timeout):
             await self._stop.wait_insisted()
 
-        self._abandoned = self._busy
+        self.abandoned = self._busy
         if self._busy:
             self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
 
