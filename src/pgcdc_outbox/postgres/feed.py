@@ -213,10 +213,10 @@ class LogicalFeed:
 
     def _take_in(self, decoding: Decoding) -> int:
         """What libpq holds, and then what the socket has; how many frames it was."""
-        count = self._stream.drain(decoding.on_frame, _BURST)
+        count = self._stream.drain(decoding.take_in, _BURST)
         if count < _BURST:
             self._stream.receive()
-            count += self._stream.drain(decoding.on_frame, _BURST)
+            count += self._stream.drain(decoding.take_in, _BURST)
 
         return count
 

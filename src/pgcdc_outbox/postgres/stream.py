@@ -29,6 +29,9 @@ _OPTIONS = "-c datestyle=ISO -c timezone=UTC -c bytea_output=hex -c lock_timeout
 
 _TLS_SECONDS = 1.0
 
+Next = Callable[[int], tuple[int, bytes | memoryview]]
+"""libpq's ``PQgetCopyData``: the size of the next frame, and the frame. Not above 0: none."""
+
 
 class ReplicationStream:
     """A connection in replication mode: commands first, then frames and status updates."""
@@ -88,23 +91,14 @@ class ReplicationStream:
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise map_result(result, doing=doing)
 
-    def drain(self, sink: Callable[[bytes], None], limit: int) -> int:
-        """Give the sink the frames that libpq holds already, so many at most.
+    def drain(self, take: Callable[[Next, int], tuple[int, int]], limit: int) -> int:
+        """Let ``take`` have the frames that libpq holds already, so many at most.
 
         Returns how many. Raises `PublicationMissing` when the server leaves rows
         out for want of it, and other `OutboxError` when it ended the stream.
         """
-        get = self._pgconn.get_copy_data
-        count = size = 0
         try:
-            while count < limit:
-                size, frame = get(1)
-                if size <= 0:
-                    break
-
-                # The one copy: a slice of it becomes the payload.
-                sink(bytes(frame))
-                count += 1
+            count, size = take(self._pgconn.get_copy_data, limit)
         except psycopg.Error as error:
             raise map_error(error, doing="read the stream") from error
 
