@@ -28,10 +28,17 @@ class Queued(NamedTuple):
         return len(self.job.payload) + OVERHEAD
 
 
+# Few different ones, so that what just fits is as frequent as what just does not.
+sizes = st.sampled_from([0, 1, OVERHEAD - 1, OVERHEAD, 3 * OVERHEAD])
+
+
 class BatcherMachine(RuleBasedStateMachine):
     """The specification is `groups`: what should be in which batch."""
 
-    @initialize(max_jobs=st.integers(1, 5), max_bytes=st.integers(1, 6 * OVERHEAD))
+    @initialize(
+        max_jobs=st.integers(1, 5),
+        max_bytes=st.sampled_from([1, *(n * OVERHEAD for n in (1, 2, 3, 4, 6, 100))]),
+    )
     def start(self, max_jobs: int, max_bytes: int) -> None:
         self.max_jobs = max_jobs
         self.max_bytes = max_bytes
@@ -45,22 +52,23 @@ class BatcherMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.ids = 0
 
-    @rule(size=st.integers(0, 3 * OVERHEAD), attempt=st.integers(1, 2))
-    def add(self, size: int, attempt: int) -> None:
-        job = self.job(size, attempt=attempt)
-        self.batcher.add(job, self.remember(job), self.now)
+    @rule(each=st.lists(st.tuples(sizes, st.integers(1, 2)), min_size=1, max_size=4))
+    def add(self, each: list[tuple[int, int]]) -> None:
+        for size, attempt in each:
+            job = self.job(size, attempt=attempt)
+            self.batcher.add(job, self.remember(job), self.now)
 
-    @rule(size=st.integers(0, OVERHEAD))
+    @rule(size=sizes)
     def add_one_that_goes_alone(self, size: int) -> None:
         job = self.job(size, attempt=2, key="alone")
         self.batcher.add(job, self.remember(job, single=True), self.now)
 
-    @rule(size=st.integers(0, OVERHEAD))
+    @rule(size=sizes)
     def add_dead(self, size: int) -> None:
         job = self.job(size)
         self.batcher.add_dead(job, "no payload", self.remember(job, why="no payload"), self.now)
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, MAX_AGE]))
+    @rule(seconds=st.sampled_from([MAX_AGE / 2, MAX_AGE]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
@@ -84,6 +92,13 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.clear() == len(self.queue)
         self.queue.clear()
         assert self.batcher.take() is None
+
+    def teardown(self) -> None:
+        while self.queue:
+            self.take()
+
+        self.take()
+        assert (self.batcher.jobs, self.batcher.size) == (0, 0)
 
     @invariant()
     def counts_what_it_holds(self) -> None:
@@ -139,7 +154,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
 
 TestBatcher = BatcherMachine.TestCase
-TestBatcher.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBatcher.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 
 
 def test_an_empty_batcher_has_nothing_to_give() -> None:
