@@ -88,7 +88,7 @@ class LogicalFeed:
         self._checkpointer.settle()
         if self._reconciliation is not None:
             self._reconciliation.settle(batch)
-            self._ahead.add(batch.jobs, batch.tickets, self._reconciliation.flushed)
+            self._ahead.add(batch.jobs, batch.tickets, self._reconciliation.saved)
             return
 
         before = self._progress.flushed
@@ -99,8 +99,8 @@ class LogicalFeed:
 
     def ahead(self) -> dict[int, int]:
         """Attempts that are settled although `flushed` has not passed them."""
-        stage = self._reconciliation or self._progress
-        return self._ahead.attempts(stage.flushed)
+        reading = self._reconciliation
+        return self._ahead.attempts(self._progress.flushed if reading is None else reading.saved)
 
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
@@ -138,6 +138,9 @@ class LogicalFeed:
         come again: a stop may fall into the middle of a transaction. The wait
         comes last, because a server that is busy sending may make it long.
         """
+        if self._reconciliation is not None:
+            await self._reconciliation.save()
+
         if ahead := self.ahead():
             await self._leadership.fenced(
                 "add_traces",

@@ -45,9 +45,9 @@ class Reconciliation:
         self._jobs = 0
 
     @property
-    def flushed(self) -> LSN:
-        """The number of the last page such that it and all before it are settled."""
-        return self._progress.flushed
+    def saved(self) -> LSN:
+        """The number of the last page such that it and all before it will not come again."""
+        return LSN(self._saved)
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
@@ -68,7 +68,7 @@ class Reconciliation:
             self._deliver(rows, page, intake)
             while intake.full and not intake.closed:
                 await intake.room()
-                await self._save()
+                await self.save()
 
             if intake.closed:
                 return False
@@ -80,7 +80,7 @@ class Reconciliation:
 
             self._settled = anyio.Event()
             await self._settled.wait()
-            await self._save()
+            await self.save()
 
         self._notice(Reconciled(consumer=consumer, jobs=self._jobs))
         return True
@@ -97,7 +97,8 @@ class Reconciliation:
         self._progress.commit(ticket, LSN(page))
         intake.release(idle=False)
 
-    async def _save(self) -> None:
+    async def save(self) -> None:
+        """Save how far the table was re-read and settled."""
         page = int(self._progress.flushed)
         if page == self._saved:
             return
