@@ -20,12 +20,12 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.postgres.ledger import PostgresLedger
-from pgcdc_outbox.postgres.logical import LogicalSource
-from pgcdc_outbox.postgres.maintenance import Maintenance
-from pgcdc_outbox.postgres.promote import Promotion
+from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.promote import Promotion
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.upkeep import Upkeep
+from pgcdc_outbox.postgres.source.logical import LogicalSource
 
 MIB = 1024 * 1024
 _PROMOTE_LIMIT = 1000

@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 
 from pgcdc_outbox.errors import SchemaBehind, SettingsError
-from pgcdc_outbox.postgres.maintenance import Maintenance
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from tests.wait import eventually
 
 WEEK_OLD = "clock_timestamp() - interval '9 days'"
@@ -241,7 +241,7 @@ def test_work_under_the_lock_is_limited_too_where_producers_wait(outbox):
 
 
 def test_too_much_of_today_in_default_waits_until_today_is_over(outbox, monkeypatch):
-    monkeypatch.setattr("pgcdc_outbox.postgres.look_ahead._QUICK_BYTES", 0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.partition.look_ahead._QUICK_BYTES", 0)
     outbox.put(5)
 
     first = outbox.maintain(ahead=2)

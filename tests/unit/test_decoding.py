@@ -27,7 +27,7 @@ from pgcdc_outbox.pgoutput import (
     decode,
     decode_frame,
 )
-from pgcdc_outbox.postgres.decoding import Decoding
+from pgcdc_outbox.postgres.source.decoding import Decoding
 from tests.unit.frames import (
     OID,
     USUAL,

@@ -7,9 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from pgcdc_outbox.errors import SchemaBehind
-from pgcdc_outbox.postgres import migrate, partitions
+from pgcdc_outbox.postgres import migrate
 from pgcdc_outbox.postgres.connection import run, session
-from pgcdc_outbox.postgres.partitions import Partition
+from pgcdc_outbox.postgres.partition import partitions
+from pgcdc_outbox.postgres.partition.partitions import Partition
 
 _COUNTED: Final = 100_000
 

@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
 from pgcdc_outbox.postgres.connection import Row, quoted, run
-from pgcdc_outbox.postgres.partitions import (
+from pgcdc_outbox.postgres.partition.partitions import (
     ORIGIN,
     Bounds,
     Partition,

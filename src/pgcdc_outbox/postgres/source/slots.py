@@ -10,10 +10,10 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import commands
-from pgcdc_outbox.postgres.checkpoint import NOTHING_SEEN, Checkpoint, Reconcile, System
-from pgcdc_outbox.postgres.leadership import Leadership
 from pgcdc_outbox.postgres.names import publication_name
-from pgcdc_outbox.postgres.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, Checkpoint, Reconcile, System
+from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
 class Start(Struct, frozen=True, kw_only=True):

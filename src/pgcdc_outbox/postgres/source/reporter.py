@@ -9,7 +9,7 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import Feedback
 from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.events import LoopStalled, Reported
-from pgcdc_outbox.postgres.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
 class Reporter:

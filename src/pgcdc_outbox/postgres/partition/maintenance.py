@@ -10,11 +10,11 @@ from psycopg import Connection
 
 from pgcdc_outbox.errors import OutboxError, SettingsError
 from pgcdc_outbox.postgres.connection import Row, run, session
-from pgcdc_outbox.postgres.look_ahead import LookAhead
 from pgcdc_outbox.postgres.migrate import check_schema
 from pgcdc_outbox.postgres.names import lock_key
-from pgcdc_outbox.postgres.partitions import check_interval
-from pgcdc_outbox.postgres.retention import Kept, Retention
+from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
+from pgcdc_outbox.postgres.partition.partitions import check_interval
+from pgcdc_outbox.postgres.partition.retention import Kept, Retention
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
 from pgcdc_outbox.events import CheckpointSaved, Streaming
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.checkpoint import Checkpointer
-from pgcdc_outbox.postgres.decoding import Decoding
-from pgcdc_outbox.postgres.leadership import Leadership
-from pgcdc_outbox.postgres.reconcile import Reconciliation
-from pgcdc_outbox.postgres.reporter import Reporter
-from pgcdc_outbox.postgres.slots import Start
-from pgcdc_outbox.postgres.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
+from pgcdc_outbox.postgres.source.decoding import Decoding
+from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.reconcile import Reconciliation
+from pgcdc_outbox.postgres.source.reporter import Reporter
+from pgcdc_outbox.postgres.source.slots import Start
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512

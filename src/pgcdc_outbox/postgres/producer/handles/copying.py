@@ -12,7 +12,7 @@ from typing import Final
 
 from psycopg import sql
 
-from pgcdc_outbox.postgres.handles.placing import Placed, Placing
+from pgcdc_outbox.postgres.producer.handles.placing import Placed, Placing
 
 _TEXTS: Final = ("topic", "payload", "key", "headers", "content_type")
 _COLUMNS: Final = {

@@ -13,8 +13,8 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.events import Reconciled, Reconciling
 from pgcdc_outbox.job import JSON_TYPE, History, Job
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.checkpoint import Reconcile
-from pgcdc_outbox.postgres.leadership import Leadership
+from pgcdc_outbox.postgres.source.checkpoint import Reconcile
+from pgcdc_outbox.postgres.source.leadership import Leadership
 
 _PAGE = 1000
 

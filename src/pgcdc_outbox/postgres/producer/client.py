@@ -7,12 +7,12 @@ from typing import Any, Self
 
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.enqueue import MAX_PAYLOAD_BYTES, check, check_limit, check_many
-from pgcdc_outbox.postgres.handles.address import Address
-from pgcdc_outbox.postgres.handles.joining import join, join_async
-from pgcdc_outbox.postgres.handles.own import AsyncKept, AsyncPooled, Kept, Pooled
-from pgcdc_outbox.postgres.handles.port import AsyncHandle, Handle
 from pgcdc_outbox.postgres.migrate import check_schema
+from pgcdc_outbox.postgres.producer.enqueue import MAX_PAYLOAD_BYTES, check, check_limit, check_many
+from pgcdc_outbox.postgres.producer.handles.address import Address
+from pgcdc_outbox.postgres.producer.handles.joining import join, join_async
+from pgcdc_outbox.postgres.producer.handles.own import AsyncKept, AsyncPooled, Kept, Pooled
+from pgcdc_outbox.postgres.producer.handles.port import AsyncHandle, Handle
 
 
 class Client:

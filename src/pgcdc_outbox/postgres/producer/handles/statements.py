@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 from psycopg import sql
 
-from pgcdc_outbox.postgres.enqueue import Row
+from pgcdc_outbox.postgres.producer.enqueue import Row
 from pgcdc_outbox.postgres.queries import query
 
 # Stands in for the schema while parameters are rewritten, as its name may look like one.

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from pgcdc_outbox.errors import TransactionMissing
-from pgcdc_outbox.postgres.enqueue import Row
-from pgcdc_outbox.postgres.handles.copying import Copy, copies
-from pgcdc_outbox.postgres.handles.placing import place
-from pgcdc_outbox.postgres.handles.statements import numbered
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.copying import Copy, copies
+from pgcdc_outbox.postgres.producer.handles.placing import place
+from pgcdc_outbox.postgres.producer.handles.statements import numbered
 
 
 class AsyncpgHandle:

@@ -14,7 +14,7 @@ from psycopg import Connection, Cursor
 
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
 from pgcdc_outbox.postgres.connection import Row, run
-from pgcdc_outbox.postgres.partitions import Partition, read, server_now
+from pgcdc_outbox.postgres.partition.partitions import Partition, read, server_now
 
 _COUNTED: Final = 1000
 

@@ -11,7 +11,7 @@ import time
 from msgspec import Struct
 
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.leadership import Leadership
+from pgcdc_outbox.postgres.source.leadership import Leadership
 
 NOTHING_SEEN = "1:1:"
 """The snapshot that sees no row at all."""

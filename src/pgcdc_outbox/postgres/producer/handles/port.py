@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from pgcdc_outbox.postgres.enqueue import Row
+from pgcdc_outbox.postgres.producer.enqueue import Row
 
 
 class Handle(Protocol):

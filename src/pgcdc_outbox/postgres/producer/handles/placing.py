@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from pgcdc_outbox.postgres.enqueue import Row
+from pgcdc_outbox.postgres.producer.enqueue import Row
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

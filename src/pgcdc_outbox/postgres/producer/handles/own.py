@@ -19,9 +19,9 @@ from psycopg.pq import TransactionStatus
 
 from pgcdc_outbox.errors import OutboxError, SettingsError, SourceUnavailable
 from pgcdc_outbox.postgres.connection import translate
-from pgcdc_outbox.postgres.enqueue import Row
-from pgcdc_outbox.postgres.handles.address import Address
-from pgcdc_outbox.postgres.handles.with_psycopg import AsyncPsycopgHandle, PsycopgHandle
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.address import Address
+from pgcdc_outbox.postgres.producer.handles.with_psycopg import AsyncPsycopgHandle, PsycopgHandle
 
 
 class Kept:

@@ -20,8 +20,8 @@ from pgcdc_outbox.pgoutput import (
     decode,
     decode_frame,
 )
-from pgcdc_outbox.postgres.rows import Decoder, Undecodable, decoder
-from pgcdc_outbox.postgres.stream import Next
+from pgcdc_outbox.postgres.source.rows import Decoder, Undecodable, decoder
+from pgcdc_outbox.postgres.source.stream import Next
 
 _XLOG_DATA: Final = ord("w")
 _BEGIN: Final = ord("B")

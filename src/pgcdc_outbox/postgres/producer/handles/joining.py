@@ -18,8 +18,8 @@ from psycopg import (
 )
 
 from pgcdc_outbox.errors import JobInvalid
-from pgcdc_outbox.postgres.handles import with_asyncpg, with_psycopg
-from pgcdc_outbox.postgres.handles.port import AsyncHandle, Handle
+from pgcdc_outbox.postgres.producer.handles import with_asyncpg, with_psycopg
+from pgcdc_outbox.postgres.producer.handles.port import AsyncHandle, Handle
 
 _SYNC: Final = (
     "a psycopg Connection, Cursor or Transaction, or a SQLAlchemy Session, scoped_session "
@@ -75,7 +75,7 @@ def _opener(kind: type) -> Join | None:
         return with_psycopg.join
 
     if _ancestors(kind) & _SQLALCHEMY:
-        from pgcdc_outbox.postgres.handles import with_sqlalchemy
+        from pgcdc_outbox.postgres.producer.handles import with_sqlalchemy
 
         return with_sqlalchemy.join
 
@@ -91,7 +91,7 @@ def _async_opener(kind: type) -> AsyncJoin | None:
         return with_asyncpg.join_async
 
     if _ancestors(kind) & _ASYNC_SQLALCHEMY:
-        from pgcdc_outbox.postgres.handles import with_sqlalchemy
+        from pgcdc_outbox.postgres.producer.handles import with_sqlalchemy
 
         return with_sqlalchemy.join_async
 

@@ -12,10 +12,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgcdc_outbox.errors import TransactionMissing
-from pgcdc_outbox.postgres.enqueue import Row
-from pgcdc_outbox.postgres.handles.copying import copies
-from pgcdc_outbox.postgres.handles.placing import place
-from pgcdc_outbox.postgres.handles.statements import formatted
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.copying import copies
+from pgcdc_outbox.postgres.producer.handles.placing import place
+from pgcdc_outbox.postgres.producer.handles.statements import formatted
 
 
 class PsycopgHandle:

@@ -5,7 +5,7 @@ from anyio import to_thread
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.events import ChoreFailed, Maintained
-from pgcdc_outbox.postgres.maintenance import Maintenance, Report
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
 
 
 class Upkeep:

@@ -8,13 +8,13 @@ from pgcdc_outbox.core.feedback import report_interval
 from pgcdc_outbox.errors import SlotInUse
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.checkpoint import load
-from pgcdc_outbox.postgres.feed import LogicalFeed
-from pgcdc_outbox.postgres.leadership import Leadership, lead
 from pgcdc_outbox.postgres.names import slot_name
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.slots import find_start
-from pgcdc_outbox.postgres.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.checkpoint import load
+from pgcdc_outbox.postgres.source.feed import LogicalFeed
+from pgcdc_outbox.postgres.source.leadership import Leadership, lead
+from pgcdc_outbox.postgres.source.slots import find_start
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
 class LogicalSource:

@@ -12,9 +12,9 @@ from typing import Any, Final
 from sqlalchemy import TextClause, text
 
 from pgcdc_outbox.errors import JobInvalid, TransactionMissing
-from pgcdc_outbox.postgres.enqueue import Row
-from pgcdc_outbox.postgres.handles.placing import Placed, Placing, place
-from pgcdc_outbox.postgres.handles.statements import Statement, Statements, named
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.placing import Placed, Placing, place
+from pgcdc_outbox.postgres.producer.handles.statements import Statement, Statements, named
 
 _CHUNK_ROWS: Final = 10_000
 
