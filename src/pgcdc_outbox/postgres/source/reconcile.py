@@ -113,7 +113,10 @@ class Reconciliation:
         self._saved = page
 
     async def _count(self) -> int:
-        rows = await self._leadership.rows("count_unsettled", self._span(), doing="count the jobs")
+        xid, id_ = self._plan.cursor
+        rows = await self._leadership.rows(
+            "count_unsettled", {**self._span(), "xid": xid, "id": id_}, doing="count the jobs"
+        )
         return int(rows[0][0])
 
     async def _read(self, cursor: tuple[str, int]) -> list[tuple[Any, ...]]:
