@@ -66,9 +66,9 @@ class Reconciliation:
             cursor = rows[-1][9], rows[-1][0]
             self._cursors[page] = cursor
             self._deliver(rows, page, intake)
+            await self.save()
             while intake.full and not intake.closed:
                 await intake.room()
-                await self.save()
 
             if intake.closed:
                 return False
