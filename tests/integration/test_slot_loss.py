@@ -58,7 +58,7 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
     assert recorder.ids == ids
 
 
-async def test_a_crash_while_reading_the_table_repeats_little(outbox: Outbox) -> None:
+async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
     ids = outbox.put(range(2500))
     recorder, watcher = Recorder(), Watcher()
     subject = consumer(outbox, recorder, observers=[watcher], batch_size=100)

@@ -86,6 +86,7 @@ def test_a_job_that_always_fails_is_executed_exactly_so_many_times(
 
     while current is not None:
         executed.append(current.attempt)
+        assert len(executed) <= limit
         (failure,) = judge_raised([current], error, policy, jitter=high)
         match failure.fate:
             case Retry():

@@ -66,7 +66,7 @@ async def test_a_success_starts_the_patience_from_the_beginning(
 
 @pytest.mark.parametrize("error", [Fenced("over"), RuntimeError("a mistake of ours")])
 async def test_the_loss_of_the_hold_and_mistakes_end_it(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught:
+    with anyio.fail_after(PATIENCE), pytest.raises(type(error)) as caught:
         await keep_doing(FakeChore(error), consumer="default", notice=Events())
 
     assert caught.value is error
