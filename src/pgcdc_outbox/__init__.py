@@ -12,14 +12,30 @@ if TYPE_CHECKING:
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
     from pgcdc_outbox.outcome import Dead, Done, Retry
+    from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+    from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 
-__all__ = ["Consumer", "Dead", "Done", "Job", "NewJob", "Retry", "RetryPolicy"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Consumer",
+    "Dead",
+    "Done",
+    "Job",
+    "Maintenance",
+    "NewJob",
+    "Retry",
+    "RetryPolicy",
+]
 
 _HOMES = {
+    "AsyncClient": "postgres.producer.client",
+    "Client": "postgres.producer.client",
     "Consumer": "app",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
+    "Maintenance": "postgres.partition.maintenance",
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",

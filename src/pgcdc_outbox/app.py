@@ -20,13 +20,18 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.postgres.ledger import PostgresLedger
-from pgcdc_outbox.postgres.logical import LogicalSource
-from pgcdc_outbox.postgres.promote import Promotion
+from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.promote import Promotion
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.source.logical import LogicalSource
 
 MIB = 1024 * 1024
 _PROMOTE_LIMIT = 1000
+# Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
+_PREFETCH = 2000
+_UPKEEP_SECONDS = 3600.0
 
 
 class Consumer:
@@ -46,12 +51,14 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
-    - ``prefetch``, ``prefetch_bytes``: jobs held in memory ahead of the handler;
+    - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
+      by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
     - ``checkpoint_interval``: how often the durable position is saved;
-    - ``maintain``: whether to keep the partitions, too;
+    - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
+      of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -75,6 +82,7 @@ class Consumer:
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 5.0,
+        maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -97,7 +105,9 @@ class Consumer:
             linger=_seconds("linger", linger),
             concurrency=_at_least("concurrency", concurrency, 1),
             prefetch=_at_least(
-                "prefetch", 2 * batch_size * concurrency if prefetch is None else prefetch, 1
+                "prefetch",
+                max(_PREFETCH, 2 * batch_size * concurrency) if prefetch is None else prefetch,
+                1,
             ),
             prefetch_bytes=_at_least("prefetch_bytes", prefetch_bytes, 1),
             drain_timeout=_seconds("drain_timeout", drain_timeout),
@@ -106,6 +116,9 @@ class Consumer:
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
         self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        self._maintenance = (
+            Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
+        )
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -131,9 +144,8 @@ class Consumer:
             if once:
                 await promotion.all()
 
-            return await self._orchestrator(writing, instance, [promotion]).run(
-                self._stop, once=once
-            )
+            chores: list[Chore] = [promotion, *self._upkeep()]
+            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
@@ -169,6 +181,19 @@ class Consumer:
         )
         return Orchestrator(
             source, attempt, limits=self._limits, chores=chores, notice=self._notice
+        )
+
+    def _upkeep(self) -> Sequence[Chore]:
+        if self._maintenance is None:
+            return ()
+
+        return (
+            Upkeep(
+                self._maintenance,
+                consumer=self.name,
+                interval=_UPKEEP_SECONDS,
+                notice=self._notice,
+            ),
         )
 
     def _promotion(self, session: Session) -> Promotion:

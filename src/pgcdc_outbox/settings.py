@@ -21,8 +21,18 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How jobs are read: from the log, or by asking the table."""
     batch_size: int | None = None
     """Most jobs that one call of the handler gets; None leaves it to the consumer."""
+    linger: float | None = None
+    """Seconds that a batch waits to be filled; None leaves it to the consumer."""
     concurrency: int | None = None
     """Most batches at a time; None leaves it to the consumer."""
+    prefetch: int | None = None
+    """Jobs held in memory ahead of the handler; None leaves it to the consumer."""
+    max_attempts: int | None = None
+    """Executions after which a job is dead; None leaves it to the retry policy."""
+    maintain: bool | None = None
+    """Whether the consumer keeps the partitions, too; None means it does."""
+    drain_timeout: float | None = None
+    """Seconds that running calls may take after a stop; None leaves it to the consumer."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -185,3 +185,31 @@ def test_a_large_job_fills_a_batch_by_itself() -> None:
     batcher.add(Job(1, "topic", bytes(5000)), Ticket(), 0.0)
 
     assert batcher.ready(0.0, idle=False), "it waits for company that it cannot have"
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=40), max_size=12),
+    st.integers(1, 30),
+    st.integers(1, 40_000),
+)
+def test_jobs_queued_by_the_run_are_cut_as_if_queued_one_by_one(
+    runs: list[list[int]], max_jobs: int, max_bytes: int
+) -> None:
+    """None lost, none doubled, order kept, limits held, and every job has its own ticket."""
+    batcher = Batcher(max_jobs=max_jobs, max_bytes=max_bytes, max_age=1.0)
+    queued: list[tuple[int, Ticket]] = []
+    for sizes in runs:
+        ticket = Ticket()
+        jobs = [Job(len(queued) + n, "t", bytes(size)) for n, size in enumerate(sizes)]
+        queued += [(job.id, ticket) for job in jobs]
+        batcher.add_many(jobs, ticket, sum(sizes) + 100 * len(jobs), 0.0)
+
+    assert batcher.jobs == len(queued)
+    taken: list[tuple[int, Ticket]] = []
+    while (batch := batcher.take()) is not None:
+        assert 1 <= len(batch.jobs) <= max_jobs
+        assert len(batch.jobs) == 1 or sum(len(job.payload) for job in batch.jobs) <= max_bytes
+        taken += [(job.id, ticket) for job, ticket in zip(batch.jobs, batch.tickets, strict=True)]
+
+    assert taken == queued
+    assert (batcher.jobs, batcher.size) == (0, 0)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, Failing, History, Job
 from pgcdc_outbox.pgoutput import UNCHANGED, Insert, ProtocolError, Row
-from pgcdc_outbox.postgres import rows
-from pgcdc_outbox.postgres.rows import Undecodable, decoder
+from pgcdc_outbox.postgres.source import rows
+from pgcdc_outbox.postgres.source.rows import Undecodable, decoder
 from tests.unit.frames import (
     NOON,
     NOON_US,

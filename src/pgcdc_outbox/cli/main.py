@@ -17,7 +17,7 @@ from pgcdc_outbox.errors import OutboxError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "migrate": ("migrate", "Create the outbox, or bring it up to date."),
     "consume": ("consume", "Run a handler on the jobs of the outbox."),
-    "enqueue": ("enqueue", "Enqueue one job."),
+    "enqueue": ("enqueue", "Enqueue one job, and print its id."),
     "status": ("status", "Show the outbox on one screen."),
     "lag": ("lag", "Show how far each consumer is behind."),
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
@@ -112,7 +112,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option("--schema", metavar="NAME", help="Schema of the outbox.  [default: outbox]")
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
     help="A TOML file with dsn, schema and the settings of [consume].",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")

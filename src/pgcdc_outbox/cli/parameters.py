@@ -52,3 +52,25 @@ def moment(text: str) -> datetime:
         raise click.BadParameter(f"{text!r} is not a moment such as 2026-11-21T09:30Z.") from None
 
     return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
+
+
+def header(text: str) -> tuple[str, str]:
+    """Read ``name=value``."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{text!r} is not name=value.")
+
+    return name, value
+
+
+def size(text: str | int) -> int:
+    """Read ``256MB`` or a number of bytes."""
+    if isinstance(text, int):  # a default
+        return text
+
+    from pgcdc_outbox.postgres.report.lag import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None

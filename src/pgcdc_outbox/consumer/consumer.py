@@ -62,11 +62,19 @@ class Orchestrator:
 
         Raises the first `OutboxError` that is not transient.
         """
+        try:
+            return await self._run(stop, once=once)
+        finally:
+            self._source.close()
+
+    async def _run(self, stop: Stop, *, once: bool) -> int:
         backoff = Backoff()
         standing_by = False
         self._abandoned = 0
         while not stop.asked:
-            self._notice(Connecting(consumer=self._consumer))
+            if not standing_by:
+                self._notice(Connecting(consumer=self._consumer))
+
             started = time.monotonic()
             try:
                 await self._hold(stop, once=once)

@@ -12,7 +12,7 @@ from pgcdc_outbox.consumer.ports import Chore, Feed
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
-_FINISH_SECONDS = 3.0
+_FINISH_SECONDS = 5.0
 
 
 class Hold:

@@ -49,7 +49,14 @@ def create_replication_slot(
     two_phase: bool = False,
     failover: bool = False,
 ) -> str:
-    """Create a logical slot. PostgreSQL 14 knows only the older form of it."""
+    """Create a logical slot. PostgreSQL 14 knows only the older form of it.
+
+    ``snapshot='use'`` stands first in a transaction that is repeatable read and,
+    since PostgreSQL 16, read only.
+    """
+    if two_phase and server_version < 150000:
+        raise ValueError("two-phase commit needs PostgreSQL 15")
+
     if failover and server_version < 170000:
         raise ValueError("slots that follow a failover need PostgreSQL 17")
 
@@ -62,11 +69,7 @@ def create_replication_slot(
 
     words += ["LOGICAL", quote_identifier(plugin)]
     if server_version < 150000:
-        words.append(_UNPARENTHESISED[snapshot])
-        if two_phase:
-            words.append("TWO_PHASE")
-
-        return " ".join(words)
+        return " ".join((*words, _UNPARENTHESISED[snapshot]))
 
     options = [f"SNAPSHOT {quote_literal(snapshot)}"]
     if two_phase:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from .changes import Delete, Insert, LogicalMessage, Truncate, Update
+from .changes import (
+    Delete,
+    Insert,
+    LogicalMessage,
+    Truncate,
+    Update,
+    insert_at_once,
+)
 from .errors import ProtocolError
 from .prepared import (
     BeginPrepare,
@@ -15,7 +22,7 @@ from .prepared import (
 )
 from .relations import Relation, Type
 from .streams import StreamAbort, StreamCommit, StreamStart, StreamStop
-from .transactions import Begin, Commit, Origin
+from .transactions import BEGIN, COMMIT, Begin, Commit, Origin
 from .wire import Buffer
 
 Message: TypeAlias = (
@@ -62,6 +69,21 @@ def decode(data: bytes | memoryview, *, streaming: bool = False, parallel: bool 
     if not data:
         raise ProtocolError("no bytes at all", what="message", offset=0)
 
+    # The three messages of nearly every transaction, in as few steps as there
+    # are. What is odd about one of them is left to the longer way to say.
+    tag, size = data[0], len(data)
+    if tag == 73:  # I
+        if (insert := insert_at_once(data, streaming)) is not None:
+            return insert
+    elif tag == 66 and size == 21:  # B
+        return tuple.__new__(Begin, BEGIN.unpack_from(data, 1))
+    elif tag == 67 and size == 26:  # C
+        return tuple.__new__(Commit, COMMIT.unpack_from(data, 1))
+
+    return _decode_any(data, streaming=streaming, parallel=parallel)
+
+
+def _decode_any(data: bytes, *, streaming: bool, parallel: bool) -> Message:
     if (kind := _KINDS.get(data[0])) is None:
         raise ProtocolError(f"unknown type {data[:1]!r}", what="message", offset=0)
 

@@ -80,41 +80,45 @@ def read_row(data: bytes, at: int, what: str) -> tuple[Row, int]:
     """
     values: list[Cell] = []
     texts: list[int] = []
-    append = values.append
-    begin = at
     try:
         (count,) = _uint16(data, at)
         at += 2
         for _ in range(count):
-            begin = at
             kind = data[at]
             if kind == 98:  # b, binary
+                (size,) = _uint32(data, at + 1)
                 start = at + 5
-                at = start + _uint32(data, at + 1)[0]
-                append(data[start:at])
+                at = start + size
+                values.append(data[start:at])
             elif kind == 110:  # n, NULL
                 at += 1
-                append(None)
+                values.append(None)
             elif kind == 116:  # t, text
                 texts.append(len(values))
+                (size,) = _uint32(data, at + 1)
                 start = at + 5
-                at = start + _uint32(data, at + 1)[0]
-                append(data[start:at])
+                at = start + size
+                values.append(data[start:at])
             elif kind == 117:  # u, unchanged
                 at += 1
-                append(UNCHANGED)
+                values.append(UNCHANGED)
             else:
                 raise ProtocolError(f"unknown kind of column {kind:#04x}", what=what, offset=at)
     except (IndexError, struct.error):
-        raise ProtocolError("the row is cut short", what=what, offset=begin) from None
+        raise _cut_short(data, at, what) from None
 
     if at > len(data):
-        raise ProtocolError("the row is cut short", what=what, offset=begin)
+        raise _cut_short(data, at, what)
 
     # A row has one format throughout, save for types that lack a binary form.
     formats = _mark(count, texts) if texts else b"b" * count
     # What the named tuple itself would do, less the call in between.
     return tuple.__new__(Row, (tuple(values), formats)), at
+
+
+def _cut_short(data: bytes, at: int, what: str) -> ProtocolError:
+    # A length that lied may have put the next column anywhere at all.
+    return ProtocolError("the row is cut short", what=what, offset=min(at, len(data)))
 
 
 def _mark(count: int, texts: list[int]) -> bytes:

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Self
 from .units import Lsn, Microseconds
 from .wire import Buffer, string
 
-_BEGIN: Final = Struct(">QqI")
-_COMMIT: Final = Struct(">BQQq")
+BEGIN: Final = Struct(">QqI")
+COMMIT: Final = Struct(">BQQq")
 _ORIGIN: Final = Struct(">Q")
 
 
@@ -28,10 +28,10 @@ class Begin(NamedTuple):
 
     @classmethod
     def decode(cls, buf: Buffer) -> Self:
-        return cls._make(buf.take(_BEGIN))
+        return cls._make(buf.take(BEGIN))
 
     def encode(self) -> bytes:
-        return b"B" + _BEGIN.pack(*self)
+        return b"B" + BEGIN.pack(*self)
 
 
 class Commit(NamedTuple):
@@ -48,10 +48,10 @@ class Commit(NamedTuple):
 
     @classmethod
     def decode(cls, buf: Buffer) -> Self:
-        return cls._make(buf.take(_COMMIT))
+        return cls._make(buf.take(COMMIT))
 
     def encode(self) -> bytes:
-        return b"C" + _COMMIT.pack(*self)
+        return b"C" + COMMIT.pack(*self)
 
 
 class Origin(NamedTuple):

@@ -17,14 +17,14 @@ from pgcdc_outbox.errors import (
     SettingsError,
     SourceUnavailable,
 )
+from pgcdc_outbox.postgres.names import publication_name
 from pgcdc_outbox.postgres.queries import query
+from pgcdc_outbox.postgres.session import KEEPALIVE
+from pgcdc_outbox.postgres.sqlstate import map_error
 
 Row = DictRow
 
-_DEFAULTS: Final[dict[str, Any]] = {
-    "connect_timeout": 10,
-    "fallback_application_name": "pgcdc-outbox",
-}
+_DEFAULTS: Final[dict[str, Any]] = {**KEEPALIVE, "fallback_application_name": "pgcdc-outbox"}
 _SPELLING = (
     "Write postgresql://user@host/database, or host=... dbname=... user=...; "
     "percent-encode special characters in a URI, quote spaces in the other form."
@@ -63,17 +63,13 @@ def connect(conninfo: str) -> Connection[Row]:
 
 
 @contextmanager
-def session(conninfo: str) -> Iterator[Connection[Row]]:
+def session(conninfo: str, *, doing: str) -> Iterator[Connection[Row]]:
     """A connection for one errand; errors of the driver leave as errors of this library."""
     connection = connect(conninfo)
     try:
         yield connection
     except psycopg.Error as error:
-        mapped = translate(error)
-        if mapped is None:
-            raise
-
-        raise mapped from error
+        raise translate(error) or map_error(error, doing=doing) from error
     finally:
         connection.close()
 
@@ -88,8 +84,8 @@ def run(
     **parameters: Any,
 ) -> psycopg.Cursor[Row]:
     """Execute the statement called ``name``. ``partition`` replaces ``:"partition"``."""
-    # Parameters are always given, so "%" is always read as a marker: double it in names.
-    text = query(name, schema)
+    # Parameters are always given, so "%" is always read as a marker: it is doubled in names.
+    text = query(name, schema).replace(':"publication"', quoted(publication_name(schema)))
     if partition:
         text = text.replace(':"partition"', quoted(partition).replace("%", "%%"))
 

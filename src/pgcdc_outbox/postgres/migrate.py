@@ -90,7 +90,7 @@ def migrate(
     """
     check_schema(schema)
     wanted = known() if migrations is None else migrations
-    with session(conninfo) as connection:
+    with session(conninfo, doing="migrate") as connection:
         pending = _pending(applied(connection, schema), wanted, schema)
         return [
             migration
@@ -102,7 +102,7 @@ def migrate(
 def status(conninfo: str, schema: str = "outbox") -> Status:
     """What was applied to a schema, and what `migrate` would apply."""
     check_schema(schema)
-    with session(conninfo) as connection:
+    with session(conninfo, doing="read the migrations") as connection:
         done = applied(connection, schema)
 
     numbers = {step.number for step in done}

@@ -10,6 +10,8 @@ from pgcdc_outbox.errors import (
     SchemaBehind,
     SettingsError,
     SlotInUse,
+    SlotInvalidated,
+    SlotMissing,
     SourceUnavailable,
 )
 
@@ -42,6 +44,10 @@ def error_for(state: str | None, message: str, *, doing: str, lost: bool = False
     match state:
         case "55006":
             return SlotInUse(text)
+        case "42704":
+            return SlotMissing(text)
+        case "55000":
+            return SlotInvalidated(text)
         case "42501":
             return PermissionMissing(text, hint="Grant what is missing: see sql/roles.sql.")
         case "28000" | "28P01":

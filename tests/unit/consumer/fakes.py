@@ -109,7 +109,11 @@ class FakeSource:
         self._steps = list(steps)
         self.opened = 0
         self.released = 0
+        self.closed = 0
         self.waiting = anyio.Event()
+
+    def close(self) -> None:
+        self.closed += 1
 
     def open(self) -> AbstractAsyncContextManager[FakeFeed]:
         return self._open()

@@ -79,3 +79,19 @@ with fence as materialized (
     where fresh.delay is null and f.consumer = fresh.consumer and f.id = fresh.id
 )
 select count(*) from fence;
+
+-- name: add_traces
+-- Attempts that succeeded, although the position could not pass them yet.
+with fence as materialized (
+    select name
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), added as (
+    insert into :"schema".trace (consumer, id, attempt)
+    select fence.name, t.id, t.attempt
+    from fence
+    cross join unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
+    on conflict do nothing
+)
+select count(*) from fence;

@@ -1,0 +1,157 @@
+"""`consume`: run a handler on the jobs of the outbox, until a signal ends it."""
+
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pgcdc_outbox.cli.options import Options, pass_options
+from pgcdc_outbox.cli.parameters import duration
+
+if TYPE_CHECKING:
+    from pgcdc_outbox import Consumer
+    from pgcdc_outbox.events import Event
+
+_LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
+
+
+@click.command("consume")
+@click.option("--handler", metavar="MODULE:NAME", help="Where the handler is.")
+@click.option("--name", help="Name of the consumer.  [default: default]")
+@click.option("--mode", type=click.Choice(["logical"]), help="How jobs are read: from the log.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Most jobs in one call.")
+@click.option("--linger", type=duration, help="How long a batch waits for more jobs, such as 50ms.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Most calls at the same time.")
+@click.option("--prefetch", type=click.IntRange(min=1), help="Jobs held ahead of the handler.")
+@click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
+@click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
+@click.option("--maintain/--no-maintain", default=None, help="Keep the partitions, too.")
+@click.option("--once", is_flag=True, help="Handle what is committed by now, then end.")
+@click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log only trouble.")
+@click.option("--verbose", "level", flag_value=logging.DEBUG, type=int, help="Log every batch.")
+@pass_options
+@click.pass_context
+def command(
+    ctx: click.Context, options: Options, /, once: bool, level: int | None, **flags: Any
+) -> None:
+    """Run a handler on the jobs of the outbox.
+
+    A handler is a function, or an object with a method `handle`, that takes a
+    batch of jobs. SIGTERM or Ctrl-C lets running calls finish; a second one
+    cancels them. What they leave undone comes again with the next start.
+
+    Flags come first, then the table [consume] of --config. Exits with 1 if
+    calls had to be abandoned.
+    """
+    import anyio
+
+    abandonments = _Abandonments()
+    consumer = _consumer(options, flags, abandonments)
+    _log_to_stderr(logging.INFO if level is None else level)
+    code = 1
+    try:
+        abandoned = anyio.run(partial(_run, consumer, once=once))
+        code = 1 if abandoned else 0
+    finally:
+        if abandonments.calls:
+            ctx.find_root().call_on_close(partial(_leave, code))
+
+    if abandoned:
+        click.echo(f"warning: {abandoned} calls of the handler were abandoned", err=True)
+        click.echo("hint: Their jobs come again with the next start.", err=True)
+
+    ctx.exit(code)
+
+
+class _Abandonments:
+    """Counts calls that did not end in time, also of earlier holds and of ones that failed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, event: "Event") -> None:
+        from pgcdc_outbox.events import HandlersAbandoned
+
+        if isinstance(event, HandlersAbandoned):
+            self.calls += event.batches
+
+
+def _consumer(options: Options, flags: dict[str, Any], abandonments: _Abandonments) -> "Consumer":
+    """The consumer that flags and settings ask for. Nothing is connected yet."""
+    from pgcdc_outbox import Consumer, RetryPolicy
+    from pgcdc_outbox.cli.handlers import load_handler
+    from pgcdc_outbox.errors import SettingsError
+    from pgcdc_outbox.observers.log import LogObserver
+
+    settings = options.settings.consume
+    chosen = {
+        field: value if (value := flags[field]) is not None else getattr(settings, field)
+        for field in flags
+    }
+    spec, attempts = chosen.pop("handler"), chosen.pop("max_attempts")
+    chosen["maintenance"] = chosen.pop("maintain")
+    if not spec:
+        raise SettingsError(
+            "handler: none was given",
+            hint="Give --handler package.module:name, or `handler` in [consume] of --config.",
+        )
+
+    return Consumer(
+        options.dsn,
+        load_handler(spec),
+        schema=options.schema,
+        retry=None if attempts is None else RetryPolicy(max_attempts=attempts),
+        observers=[LogObserver(), abandonments],
+        **{field: value for field, value in chosen.items() if value is not None},
+    )
+
+
+async def _run(consumer: "Consumer", *, once: bool) -> int:
+    """Run it; each signal asks it to stop."""
+    import anyio
+
+    from pgcdc_outbox.errors import OutboxError
+
+    failure: OutboxError | None = None
+    abandoned = 0
+    async with anyio.create_task_group() as group:
+
+        async def heed_signals() -> None:
+            async for _ in signals:
+                consumer.stop()
+
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            group.start_soon(heed_signals)
+            try:
+                abandoned = await consumer.run(once=once)
+            except OutboxError as error:
+                # Raised outside, where no group wraps it.
+                failure = error
+
+            group.cancel_scope.cancel()
+
+    if failure is not None:
+        raise failure
+
+    return abandoned
+
+
+def _log_to_stderr(level: int) -> None:
+    # Without effect where the handler's module has set up logging already.
+    logging.basicConfig(level=max(level, logging.INFO), format=_LOG_LINE, stream=sys.stderr)
+    logging.getLogger("pgcdc_outbox").setLevel(level)
+
+
+def _leave(code: int) -> None:
+    """End at once: the thread of an abandoned call would keep the interpreter alive for ever."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+
+    os._exit(code)

@@ -1,0 +1,210 @@
+"""`dead`: list, show, retry or discard dead letters."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pgcdc_outbox.cli.options import Options, pass_options
+from pgcdc_outbox.cli.output import echo_json, format_option, table
+
+if TYPE_CHECKING:
+    from pgcdc_outbox.postgres.ledger.dead import Autopsy, DeadLetters, Letter, Selection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TEXT_SHOWN = 60
+
+
+@click.group("dead")
+def command() -> None:
+    """List, show, retry or discard dead letters."""
+
+
+def _filters(command: F) -> F:
+    for name, about in (
+        ("--reason", "Only those that died for this reason."),
+        ("--topic", "Only jobs of this topic."),
+        ("--consumer", "Only those of this consumer."),
+    ):
+        command = click.option(name, help=about)(command)
+
+    return command
+
+
+def _selection(command: F) -> F:
+    command = _filters(command)
+    command = click.option("--all", "everything", is_flag=True, help="All that the filters leave.")(
+        command
+    )
+    return click.argument("ids", type=int, nargs=-1)(command)
+
+
+@command.command("list")
+@_filters
+@click.option("--before", type=int, metavar="ID", help="Go on before this id.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@format_option
+@pass_options
+def list_(
+    options: Options,
+    consumer: str | None,
+    topic: str | None,
+    reason: str | None,
+    before: int | None,
+    limit: int,
+    style: str,
+) -> None:
+    """List dead letters, the newest first."""
+    letters = _letters(options).list(
+        consumer=consumer, topic=topic, reason=reason, before=before, limit=limit
+    )
+    if style == "json":
+        echo_json(letters)
+        return
+
+    if not letters:
+        click.echo("no dead letters")
+        return
+
+    rows = [
+        (
+            letter.id,
+            letter.consumer,
+            letter.topic,
+            letter.reason,
+            letter.attempt,
+            f"{letter.died_at:%Y-%m-%d %H:%M:%S%z}",
+            _shortened(letter.last_error, letter.last_text),
+        )
+        for letter in letters
+    ]
+    click.echo(table(("ID", "CONSUMER", "TOPIC", "REASON", "ATTEMPT", "DIED", "ERROR"), rows))
+    if len(letters) == limit:
+        click.echo(f"there may be more: --before {letters[-1].id}", err=True)
+
+
+@command.command("show")
+@click.argument("id", type=int)
+@click.option("--consumer", help="Only the one of this consumer.")
+@format_option
+@pass_options
+@click.pass_context
+def show(ctx: click.Context, options: Options, id: int, consumer: str | None, style: str) -> None:
+    """Show everything about one job: payload, headers, times and errors."""
+    found = _letters(options).show(id, consumer=consumer)
+    if style == "json":
+        echo_json(found)
+    elif found:
+        click.echo("\n\n".join(_described(letter) for letter in found))
+
+    if not found:
+        click.echo(f"error: job {id} is not among the dead letters", err=True)
+        ctx.exit(1)
+
+
+@command.command("retry")
+@_selection
+@format_option
+@pass_options
+def retry(
+    options: Options,
+    ids: tuple[int, ...],
+    everything: bool,
+    consumer: str | None,
+    topic: str | None,
+    reason: str | None,
+    style: str,
+) -> None:
+    """Put dead letters back in line, by id or all that the filters leave.
+
+    A job keeps its id and its history, and gets a full number of attempts. It
+    goes to the consumer it died for, and to no other.
+    """
+    selected = _selected(ids, everything, consumer, topic, reason)
+    _report("retried", _letters(options).retry(selected), ids, style)
+
+
+@command.command("discard")
+@_selection
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@format_option
+@pass_options
+@click.pass_context
+def discard(
+    ctx: click.Context,
+    options: Options,
+    ids: tuple[int, ...],
+    everything: bool,
+    consumer: str | None,
+    topic: str | None,
+    reason: str | None,
+    yes: bool,
+    style: str,
+) -> None:
+    """Delete dead letters for good, by id or all that the filters leave."""
+    letters = _letters(options)
+    selected = _selected(ids, everything, consumer, topic, reason)
+    question = f"Delete {letters.count(selected)} dead letters for good?" if not yes else ""
+    if question and not click.confirm(question, err=True):
+        ctx.exit(1)
+
+    _report("discarded", letters.discard(selected), ids, style)
+
+
+def _letters(options: Options) -> "DeadLetters":
+    from pgcdc_outbox.postgres.ledger.dead import DeadLetters
+
+    return DeadLetters(options.dsn, schema=options.schema)
+
+
+def _selected(
+    ids: tuple[int, ...],
+    everything: bool,
+    consumer: str | None,
+    topic: str | None,
+    reason: str | None,
+) -> "Selection":
+    from pgcdc_outbox.postgres.ledger.dead import Selection
+
+    if bool(ids) == everything:
+        raise click.UsageError("Give the ids, or --all (with filters, if you like).")
+
+    return Selection(ids=ids or None, consumer=consumer, topic=topic, reason=reason)
+
+
+def _report(done: str, letters: "Sequence[Letter]", ids: tuple[int, ...], style: str) -> None:
+    if style == "json":
+        echo_json(letters)
+    else:
+        click.echo(f"{done} {len(letters)}")
+
+    if missing := sorted(set(ids) - {letter.id for letter in letters}):
+        click.echo(f"not among the dead letters: {', '.join(map(str, missing))}", err=True)
+
+
+def _described(letter: "Autopsy") -> str:
+    lines = [
+        f"job {letter.id} of consumer {letter.consumer}",
+        f"  reason        {letter.reason}",
+        f"  topic         {letter.topic}",
+        f"  key           {'-' if letter.key is None else letter.key}",
+        f"  headers       {letter.headers or '-'}",
+        f"  content type  {letter.content_type}",
+        f"  attempt       {letter.attempt} ({letter.prior_attempts} before it was last retried)",
+        f"  created       {letter.created_at.isoformat()}",
+        f"  died          {letter.died_at.isoformat()}",
+        f"  payload       {len(letter.payload)} bytes",
+        f"    {letter.body}",
+        "  errors",
+    ]
+    lines += [
+        f"    attempt {failing.attempt}  {failing.at}  {failing.error}: {failing.text}"
+        for failing in letter.errors
+    ]
+    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
+def _shortened(error: str | None, text: str | None) -> str:
+    whole = ": ".join(part for part in (error, text) if part)
+    return whole if len(whole) <= _TEXT_SHOWN else whole[: _TEXT_SHOWN - 3] + "..."

@@ -1,0 +1,71 @@
+"""`enqueue`: enqueue one job."""
+
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+
+from pgcdc_outbox.cli.options import Options, pass_options
+from pgcdc_outbox.cli.parameters import duration, header, moment
+
+
+@click.command("enqueue")
+@click.argument("payload", required=False)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Read the payload from a file, - for standard input.",
+)
+@click.option("--topic", default="default", show_default=True, help="What kind of job it is.")
+@click.option("--key", help="Jobs of one key are handled in order.")
+@click.option("--header", "headers", type=header, multiple=True, metavar="NAME=VALUE")
+@click.option("--delay", type=duration, help="Not before this long from now.")
+@click.option("--run-at", type=moment, help="Not before this moment, ISO 8601.")
+@click.option("--bytes", "raw", is_flag=True, help="The payload is bytes, not JSON.")
+@pass_options
+def command(
+    options: Options,
+    payload: str | None,
+    file: str | None,
+    topic: str,
+    key: str | None,
+    headers: tuple[tuple[str, str], ...],
+    delay: timedelta | None,
+    run_at: datetime | None,
+    raw: bool,
+) -> None:
+    """Enqueue one job, and print its id.
+
+    PAYLOAD is JSON; text needs its quotes: '"hello"'.
+    """
+    if (payload is None) == (file is None):
+        raise click.UsageError("Give PAYLOAD, or --file.")
+
+    body = payload.encode() if payload is not None else _read(str(file))
+    from pgcdc_outbox.postgres.producer.client import Client
+
+    with Client(options.dsn, schema=options.schema) as client:
+        job_id = client.enqueue(
+            body if raw else _json(body),
+            topic=topic,
+            key=key,
+            headers=dict(headers) or None,
+            delay=delay,
+            run_at=run_at,
+        )
+
+    click.echo(job_id)
+
+
+def _read(file: str) -> bytes:
+    return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+
+
+def _json(body: bytes) -> object:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"PAYLOAD is not JSON: {error}. Bytes need --bytes.") from error

@@ -1,0 +1,1 @@
+"""The demonstration: orders on a server of its own, and a count of what became of them."""

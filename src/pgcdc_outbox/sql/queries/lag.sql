@@ -1,0 +1,59 @@
+-- name: lag
+-- The view of slots as JSON, because its columns differ between versions. A job
+-- counts as unsettled until a checkpoint says otherwise, and checkpoints are saved
+-- every few seconds: unless the slot has reached the end of the log.
+select c.name as consumer, c.slot, c.instance,
+       s.slot_name is not null as slot_exists,
+       coalesce(s.active, false) as active,
+       j.slot ->> 'wal_status' as wal_status,
+       (j.slot ->> 'safe_wal_size')::bigint as safe_wal_bytes,
+       case
+           when coalesce(j.slot ->> 'invalidation_reason', '') <> '' then j.slot ->> 'invalidation_reason'
+           when j.slot ->> 'wal_status' = 'lost' then 'lost'
+       end as invalid,
+       pg_wal_lsn_diff(w.position, s.confirmed_flush_lsn)::bigint as lag_bytes,
+       pg_wal_lsn_diff(w.position, s.restart_lsn)::bigint as retained_bytes,
+       extract(epoch from clock_timestamp() - k.saved_at)::float8 as checkpoint_age_seconds,
+       k.target is not null as rereading,
+       o.id as oldest_id,
+       case
+           when s.confirmed_flush_lsn >= w.position or o.id is null then 0
+           else greatest(extract(epoch from clock_timestamp() - o.created_at), 0)
+       end::float8 as behind_seconds,
+       (select count(*) from :"schema".failed as f where f.consumer = c.name) as failed,
+       (select count(*) from :"schema".dead_letter as d where d.consumer = c.name) as dead
+from :"schema".consumer as c
+left join :"schema".checkpoint as k on k.consumer = c.name
+left join pg_catalog.pg_replication_slots as s on s.slot_name = c.slot
+cross join lateral (select to_jsonb(s) as slot) as j
+cross join (
+    select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as position
+) as w
+left join lateral (
+    select i.id, i.created_at
+    from :"schema".immediate as i
+    where i.xid >= pg_snapshot_xmin(coalesce(k.snapshot, '1:1:'))
+      and not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))
+      and (i.consumer is null or i.consumer = c.name)
+    order by i.xid, i.id
+    limit 1
+) as o on true
+where %(consumer)s::text is null or c.name = %(consumer)s
+order by c.name
+
+-- name: oldest_writer
+-- A transaction that has written holds the log from where it began, in whatever
+-- database it runs; so does a prepared one, which has no pid.
+select pid, age_seconds, what
+from (
+    select pid, extract(epoch from clock_timestamp() - xact_start)::float8 as age_seconds,
+           concat_ws(' ', state, 'in', datname, 'by', usename) as what
+    from pg_catalog.pg_stat_activity
+    where backend_xid is not null and xact_start is not null and pid <> pg_backend_pid()
+    union all
+    select null, extract(epoch from clock_timestamp() - prepared)::float8,
+           concat_ws(' ', 'prepared', gid, 'in', database, 'by', owner)
+    from pg_catalog.pg_prepared_xacts
+) as writers
+order by age_seconds desc
+limit 1

@@ -1,0 +1,141 @@
+-- name: partition_bounds
+-- Null where a bound is MINVALUE or MAXVALUE. The text of a bound is written and
+-- read by the same session, so its settings do not matter.
+select c.relname as name, c.oid::bigint as oid,
+       (regexp_match(b.bound, 'FROM \(''([^'']+)''\) TO'))[1]::timestamptz at time zone 'UTC' as lower,
+       (regexp_match(b.bound, ' TO \(''([^'']+)''\)'))[1]::timestamptz at time zone 'UTC' as upper,
+       b.bound = 'DEFAULT' as is_default,
+       pg_total_relation_size(c.oid) as bytes,
+       greatest(c.reltuples, 0)::bigint as estimate
+from pg_catalog.pg_inherits as i
+join pg_catalog.pg_class as c on c.oid = i.inhrelid
+cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bound) as b
+where i.inhparent = %(root)s::regclass
+order by lower nulls first, name
+
+-- name: server_now
+select clock_timestamp() at time zone 'UTC' as now
+
+-- name: default_bins
+-- The intervals that rows fell into for which there was no partition yet.
+select distinct date_bin(%(interval)s, created_at, %(origin)s) at time zone 'UTC' as lower
+from :"schema".:"partition"
+order by lower
+limit %(limit)s
+
+-- name: stray_tables
+-- What looks like a partition of ours and is none: left by a crash, or kept by a person.
+select c.relname as name
+from pg_catalog.pg_class as c
+join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = %(schema)s
+  and c.relkind = 'r'
+  and not c.relispartition
+  and c.relname ~ '^immediate_[0-9]{8}t[0-9]{4}z$'
+order by c.relname
+
+-- name: table_present
+select to_regclass(%(table)s) is not null as present
+
+-- name: create_partition
+-- With the index of the root, so that attaching builds none while others wait; and
+-- with its own bounds as a CHECK, so that attaching does not read the table again.
+create table :"schema".:"partition" (
+    like :"schema".immediate
+        including defaults including constraints including indexes including storage,
+    constraint within_bounds
+        check (created_at is not null and created_at >= %(lower)s and created_at < %(upper)s)
+)
+
+-- name: give_partition
+-- To the owner of the root, so that any member of that role can drop it later.
+select format('alter table %%s owner to %%I', %(table)s, r.rolname) as statement
+from pg_catalog.pg_class as c
+join pg_catalog.pg_roles as r on r.oid = c.relowner
+where c.oid = %(root)s::regclass
+  and r.rolname <> current_user
+
+-- name: move_rows
+-- Out of DEFAULT, which is the only partition this range can be in; everything as it was.
+with moved as (
+    delete from :"schema".immediate
+    where created_at >= %(lower)s and created_at < %(upper)s
+    returning *
+)
+insert into :"schema".:"partition"
+select * from moved
+
+-- name: lock_root_for_attaching
+-- What ATTACH takes anyhow; it conflicts with no producer and no reader.
+lock table only :"schema".immediate in share update exclusive mode
+
+-- name: stop_producers
+-- Who waits here has not been routed to a partition yet, and will see the new one.
+-- Readers go on.
+lock table only :"schema".immediate in share row exclusive mode
+
+-- name: lock_partition
+lock table only :"schema".:"partition" in access exclusive mode
+
+-- name: attach_partition
+alter table :"schema".immediate
+    attach partition :"schema".:"partition" for values from (%(lower)s) to (%(upper)s)
+
+-- name: drop_bounds_check
+alter table :"schema".:"partition" drop constraint within_bounds
+
+-- name: make_readers_forget
+-- Changes nothing, and so tells every reader of the log to look again what is published.
+alter publication :"publication" set (publish = 'insert')
+
+-- name: has_rows
+select exists (select from :"schema".:"partition") as present
+
+-- name: unsettled_by_consumer
+-- For each consumer the rows of one partition that it may still need, counted up to a
+-- limit. Without a checkpoint, while it re-reads, or when its checkpoint was taken in
+-- another cluster (whose transaction ids mean nothing here), it has settled nothing.
+select c.name as consumer, u.rows,
+       case
+           when k.consumer is null then 'unstarted'
+           when k.target is not null then 'rereading'
+           when k.system_id <> s.system_identifier::text then 'foreign'
+           else 'behind'
+       end as why
+from :"schema".consumer as c
+cross join pg_control_system() as s
+left join :"schema".checkpoint as k on k.consumer = c.name
+cross join lateral (
+    select case
+        when k.consumer is not null
+            and k.target is null
+            and k.system_id = s.system_identifier::text
+        then k.snapshot
+        else '1:1:'::pg_snapshot
+    end as seen
+) as e
+cross join lateral (
+    select count(*) as rows
+    from (
+        select
+        from :"schema".:"partition" as i
+        where i.xid >= pg_snapshot_xmin(e.seen)
+          and not pg_visible_in_snapshot(i.xid, e.seen)
+          and (i.consumer is null or i.consumer = c.name)
+        limit %(limit)s
+    ) as needed
+) as u
+where u.rows > 0
+order by c.name
+
+-- name: any_consumer
+select exists (select from :"schema".consumer) as present
+
+-- name: truncate_partition
+truncate table only :"schema".:"partition"
+
+-- name: detach_partition
+alter table :"schema".immediate detach partition :"schema".:"partition"
+
+-- name: drop_table
+drop table :"schema".:"partition"

@@ -1,0 +1,176 @@
+"""An outbox to test against, a handler that remembers, and a consumer that is stopped again."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import psycopg
+
+from pgcdc_outbox import Client, Consumer, Job, RetryPolicy
+from pgcdc_outbox.events import Event, Streaming
+
+QUICK = RetryPolicy(max_attempts=3, first_delay=0.05, max_delay=0.2)
+"""Three attempts, close together."""
+
+
+class Outbox:
+    """A migrated schema in a database of the test's own."""
+
+    def __init__(self, dsn: str, schema: str = "outbox") -> None:
+        self.dsn = dsn
+        self.schema = schema
+        self.client = Client(dsn, schema=schema)
+
+    def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement in a transaction of its own, with the schema first in the path."""
+        with psycopg.connect(self.dsn) as connection:
+            connection.execute("select set_config('search_path', %s, false)", [quoted(self.schema)])
+            cursor = connection.execute(statement.encode(), params)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def value(self, statement: str, params: Sequence[Any] = ()) -> Any:
+        """The only value of the only row."""
+        ((value,),) = self.rows(statement, params)
+        return value
+
+    def put(self, payloads: Iterable[Any], **options: Any) -> list[int]:
+        """Enqueue payloads in one transaction."""
+        with psycopg.connect(self.dsn) as connection:
+            return [self.client.enqueue(payload, tx=connection, **options) for payload in payloads]
+
+    def slot(self) -> dict[str, Any]:
+        """What the server says of the outbox's only slot."""
+        ((slot,),) = self.rows(
+            "select to_jsonb(s) from pg_replication_slots s where database = current_database()"
+        )
+        return dict(slot)
+
+    def end_slot_reader(self) -> None:
+        """End the walsender, as an administrator might."""
+        self.rows(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots "
+            "where database = current_database() and active_pid is not null"
+        )
+
+
+class Recorder:
+    """A handler that remembers what it got, and does what ``then`` says."""
+
+    def __init__(self, then: Callable[[Sequence[Job]], Any] | None = None) -> None:
+        self.batches: list[list[Job]] = []
+        self._then = then
+        self._changed = anyio.Event()
+
+    async def __call__(self, jobs: Sequence[Job]) -> Any:
+        self.batches.append(list(jobs))
+        self._changed.set()
+        return self._then(jobs) if self._then else None
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for batch in self.batches for job in batch]
+
+    @property
+    def ids(self) -> list[int]:
+        return [job.id for job in self.jobs]
+
+    @property
+    def values(self) -> list[Any]:
+        return [job.json() for job in self.jobs]
+
+    async def got(self, count: int, timeout: float = 15.0) -> None:
+        """Wait until so many jobs came."""
+        await self.until(lambda: len(self.jobs) >= count, timeout)
+
+    async def until(self, condition: Callable[[], bool], timeout: float = 15.0) -> None:
+        """Wait until something holds that can change with a batch."""
+        with anyio.fail_after(timeout):
+            while not condition():
+                self._changed = anyio.Event()
+                await self._changed.wait()
+
+
+class Watcher:
+    """An observer that remembers events, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._changed = anyio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    def of(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def saw(self, kind: type[Event], count: int = 1, timeout: float = 15.0) -> Any:
+        """Wait until so many events of a kind were told; the last of them."""
+        with anyio.fail_after(timeout):
+            while len(self.of(kind)) < count:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+
+        return self.of(kind)[count - 1]
+
+
+def consumer(outbox: Outbox, handler: Any, **options: Any) -> Consumer:
+    """A consumer with settings that suit tests; any may be overridden."""
+    defaults: dict[str, Any] = {
+        "schema": outbox.schema,
+        "retry": QUICK,
+        "checkpoint_interval": 0.1,
+        "promote_interval": 0.05,
+        "drain_timeout": 5.0,
+        "maintenance": False,
+        "observers": (),
+    }
+    return Consumer(outbox.dsn, handler, **{**defaults, **options})
+
+
+@asynccontextmanager
+async def running(subject: Consumer, timeout: float = 20.0) -> AsyncIterator[None]:
+    """Run a consumer during a block, and stop it in good order afterwards."""
+    failure: list[BaseException] = []
+    ended = anyio.Event()
+
+    async def run() -> None:
+        try:
+            await subject.run()
+        except Exception as error:
+            failure.append(error)
+            group.cancel_scope.cancel()  # the test must not wait for what cannot come
+        finally:
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await anyio.lowlevel.checkpoint()  # it runs now, and hears a stop
+        try:
+            yield
+        finally:
+            subject.stop()
+            with anyio.move_on_after(timeout, shield=True) as scope:
+                await ended.wait()
+
+            group.cancel_scope.cancel()
+
+    assert not scope.cancelled_caught, "the consumer did not stop in time"
+    if failure:
+        raise failure[0]
+
+
+@asynccontextmanager
+async def streaming(subject: Consumer, watcher: Watcher) -> AsyncIterator[None]:
+    """Run a consumer that tells ``watcher``; the block begins when it reads the log."""
+    before = len(watcher.of(Streaming))
+    async with running(subject):
+        await watcher.saw(Streaming, before + 1)
+        yield
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL spells it."""
+    return psycopg.sql.Identifier(name).as_string(None)

@@ -1,0 +1,173 @@
+"""Lag and status on a real server."""
+
+import psycopg
+import pytest
+
+from pgcdc_outbox.errors import SchemaBehind
+from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.report.lag import Level, Thresholds, measure
+from pgcdc_outbox.postgres.report.status import overview
+from tests.wait import eventually
+
+
+@pytest.fixture
+def connection(database):
+    migrate(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def slot(connection):
+    name = f"lag_{connection.info.backend_pid}"
+    connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    yield name
+    connection.execute(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s",
+        (name,),
+    )
+
+
+def register(connection, name="default", slot=None):
+    connection.execute("insert into outbox.consumer (name, slot) values (%s, %s)", (name, slot))
+
+
+def settle(connection, name="default"):
+    connection.execute(
+        "insert into outbox.checkpoint (consumer, system_id, timeline, snapshot, lsn, flushed)"
+        " select %s, system_identifier, 1, pg_current_snapshot(), '0/1', '0/1'"
+        " from pg_control_system()",
+        (name,),
+    )
+
+
+def test_without_consumers_there_is_no_lag(connection, database):
+    lag = measure(database)
+
+    assert lag.consumers == ()
+    assert lag.judge(Thresholds()) is Level.OK
+
+
+def test_a_registered_consumer_without_a_slot_is_critical(connection, database):
+    register(connection, slot="no_such_slot")
+
+    (consumer,) = measure(database).consumers
+    assert not consumer.slot_exists
+    assert consumer.judge(Thresholds()) == (Level.CRITICAL, "the slot does not exist")
+
+
+def test_lag_is_what_was_written_since_the_consumer_confirmed(connection, database, slot):
+    register(connection, slot=slot)
+    before = measure(database).consumers[0]
+    connection.execute("select pg_logical_emit_message(false, 'x', repeat('x', 300000))")
+    # What was emitted counts once it is written out.
+    connection.execute("select pg_switch_wal()")
+
+    lag = measure(database)
+    (after,) = lag.consumers
+
+    assert after.slot_exists
+    assert not after.active
+    assert (after.wal_status, after.invalid) == ("reserved", None)
+    assert after.lag_bytes - before.lag_bytes >= 300_000
+    assert after.retained_bytes >= after.lag_bytes
+    assert lag.judge(Thresholds(warn=100_000_000, critical=200_000_000)) is Level.OK
+    assert lag.judge(Thresholds(warn=300_000, critical=200_000_000)) is Level.WARNING
+    assert lag.judge(Thresholds(warn=100_000, critical=300_000)) is Level.CRITICAL
+
+
+def test_the_oldest_job_that_the_checkpoint_has_not_seen(connection, database, slot):
+    register(connection, slot=slot)
+    connection.execute("select outbox.enqueue('t', '1')")
+    settle(connection)
+    put = (
+        "insert into outbox.immediate (payload, created_at, consumer)"
+        " values ('1', {}, %s) returning id"
+    )
+    connection.execute(put.format("now() - interval '2 h'"), ("somebody else",))
+    (oldest,) = connection.execute(put.format("now() - interval '1 h'"), (None,)).fetchone()
+    connection.execute("select outbox.enqueue('t', '1')")
+
+    (consumer,) = measure(database).consumers
+    assert consumer.oldest_id == oldest
+    assert 3600 <= consumer.behind_seconds < 3700
+
+
+def test_a_slot_at_the_end_of_the_log_is_not_behind(connection, database, slot):
+    register(connection, slot=slot)
+    connection.execute("insert into outbox.immediate (payload) values ('1')")
+
+    def caught_up():
+        connection.execute("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", (slot,))
+        (consumer,) = measure(database).consumers
+        return consumer.behind_seconds == 0.0
+
+    eventually(caught_up)
+
+
+def test_failed_and_dead_jobs_are_counted_for_each_consumer(connection, database):
+    register(connection, "a")
+    register(connection, "b")
+    for number in range(3):
+        connection.execute(
+            "insert into outbox.failed"
+            " (consumer, id, due_at, attempt, created_at, topic, payload, errors)"
+            " values ('a', %s, now(), 1, now(), 't', '1', '[]')",
+            (number,),
+        )
+    connection.execute(
+        "insert into outbox.dead_letter"
+        " (consumer, id, reason, attempt, created_at, topic, payload, errors)"
+        " values ('b', 9, 'exhausted', 1, now(), 't', '1', '[]')"
+    )
+
+    consumers = measure(database).consumers
+    assert [(one.consumer, one.failed, one.dead) for one in consumers] == [("a", 3, 0), ("b", 0, 1)]
+    assert [one.consumer for one in measure(database, consumer="b").consumers] == ["b"]
+
+
+def test_the_oldest_writing_transaction_is_named(connection, database):
+    with psycopg.connect(database) as long:
+        long.execute("select outbox.enqueue('t', '1')")
+        # There may be an older one in another database of this server.
+        pids = []
+
+        def seen():
+            writer = measure(database).oldest_writer
+            pids.append(writer.pid)
+            return writer.pid == long.info.backend_pid and writer.what.startswith("idle in trans")
+
+        assert eventually(seen)
+
+
+def test_the_overview(connection, database):
+    connection.execute(
+        "select outbox.enqueue('t', '1'), outbox.enqueue('t', '1', null, null, '1 h')"
+    )
+    connection.execute("insert into outbox.scheduled (due_at, payload) values (now(), '1')")
+    connection.execute(
+        "insert into outbox.dead_letter"
+        " (consumer, id, reason, attempt, created_at, topic, payload, errors)"
+        " select 'a', id, 'exhausted', 1, now(), 't', '1', '[]' from generate_series(1, 4) as id"
+    )
+    register(connection)
+    before = overview(database)
+    Maintenance(database, ahead=2).once()
+    after = overview(database)
+
+    assert (before.migration, before.pending) == (1, 0)
+    assert (before.counts.immediate, before.counts.immediate_is_exact) == (1, True)
+    assert (before.counts.scheduled, before.counts.scheduled_due) == (1, 1)
+    assert before.counts.dead == {"exhausted": 4}
+    assert (before.default_rows, after.default_rows) == (1, 0)
+    assert [consumer.name for consumer in after.consumers] == ["default"]
+    assert [len(before.partitions), len(after.partitions)] == [1, 4]
+    assert after.partitions[1].upper == after.partitions[2].lower
+
+
+def test_there_has_to_be_an_outbox(database):
+    with pytest.raises(SchemaBehind):
+        overview(database)
+    with pytest.raises(SchemaBehind):
+        measure(database)

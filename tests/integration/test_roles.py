@@ -1,0 +1,150 @@
+"""The files for people: least privilege, and questions for monitoring."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from pgcdc_outbox.postgres.connection import connect
+from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
+from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.queries import for_schema, query
+from pgcdc_outbox.postgres.report.lag import measure
+from pgcdc_outbox.postgres.report.status import overview
+
+FOLDER = Path(__file__).parents[2] / "sql"
+SCHEMA = 'out "box%'
+
+
+def text_of(name):
+    text = (FOLDER / name).read_text("utf-8")
+    return for_schema(text, SCHEMA).replace(":'schema'", f"'{SCHEMA}'")
+
+
+@pytest.fixture
+def owner(database):
+    migrate(database, schema=SCHEMA)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(text_of("roles.sql").encode())
+        yield connection
+
+
+@pytest.fixture
+def acting(owner, database):
+    """A function that gives a connection string with the rights of one role."""
+    return lambda role: psycopg.conninfo.make_conninfo(database, options=f"-c role={role}")
+
+
+def execute(conninfo, name, parameters):
+    with psycopg.connect(conninfo) as connection:
+        return connection.execute(query(name, SCHEMA).encode(), parameters)
+
+
+JOB = {"topic": "t", "payload": b"1", "key": None, "headers": None, "content_type": None}
+MANY = {"id": [901], **{name: [value] for name, value in JOB.items()}}
+
+
+def test_a_producer_can_enqueue_in_every_way(acting):
+    producer = acting("pgcdc_outbox_producer")
+    execute(producer, "enqueue_immediate", JOB)
+    execute(producer, "enqueue_at", {**JOB, "run_at_text": "2030-01-01Z"})
+    execute(producer, "enqueue_after", {**JOB, "delay": 5})
+    execute(producer, "take_ids", {"sequence": '"out ""box%".job_id', "count": 3})
+    execute(producer, "enqueue_many_immediate", MANY)
+    execute(producer, "enqueue_many_scheduled", {**MANY, "due_at_text": ["2030-01-01Z"]})
+    with psycopg.connect(producer) as connection:
+        connection.execute(for_schema("""select :"schema".enqueue('t', '1')""", SCHEMA).encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'select payload from :"schema".immediate',
+        'select * from :"schema".dead_letter',
+        'delete from :"schema".immediate',
+        'update :"schema".scheduled set due_at = now()',
+        "insert into :\"schema\".consumer (name) values ('x')",
+        'truncate :"schema".immediate',
+    ],
+)
+def test_a_producer_can_do_nothing_else(acting, statement):
+    with (
+        psycopg.connect(acting("pgcdc_outbox_producer")) as connection,
+        pytest.raises(errors.InsufficientPrivilege),
+    ):
+        connection.execute(for_schema(statement, SCHEMA).encode())
+
+
+def test_a_consumer_can_run_its_statements(acting, owner):
+    consumer = acting("pgcdc_outbox_consumer")
+    me = {"consumer": "c", "epoch": 1}
+    position = {
+        "system_id": "1",
+        "timeline": 1,
+        "snapshot": "1:1:",
+        "lsn": "0/1",
+        "flushed": "0/1",
+        "target": "1:1:",
+        "target_lsn": "0/1",
+    }
+    execute(consumer, "schema_number", {})
+    execute(consumer, "take_over", {"consumer": "c", "instance": "i"})
+    execute(consumer, "forget_slot", me)
+    execute(consumer, "plan_reconcile", {**me, **position, "slot": "s"})
+    execute(consumer, "save_cursor", {**me, "xid": "3", "id": 1})
+    execute(consumer, "save_checkpoint", {**me, **position})
+    execute(consumer, "load_checkpoint", me)
+    execute(consumer, "load_traces", {**me, "since": "1:1:"})
+    execute(consumer, "count_unsettled", {**me, "since": "1:1:", "target": "1:1:"})
+    page = {"xid": "0", "id": 0, "limit": 1}
+    execute(consumer, "read_unsettled", {**me, **page, "since": "1:1:", "target": "1:1:"})
+    execute(consumer, "promote", {**me, "limit": 1})
+    execute(consumer, "find_slot", {"slot": "s"})
+    execute(consumer, "find_publication", {"publication": "p", "schema": SCHEMA})
+    execute(consumer, "whereabouts", {})
+    fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
+    execute(consumer, "record", {**me, **{field: [] for field in fields}})
+
+
+def test_a_consumer_cannot_delete_jobs_or_dead_letters(acting):
+    for table in ("immediate", "dead_letter", "consumer", "migration"):
+        with (
+            psycopg.connect(acting("pgcdc_outbox_consumer")) as connection,
+            pytest.raises(errors.InsufficientPrivilege),
+        ):
+            connection.execute(for_schema(f'delete from :"schema".{table}', SCHEMA).encode())
+
+
+def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
+    owner.execute(
+        for_schema(
+            'insert into :"schema".dead_letter'
+            " (consumer, id, reason, attempt, created_at, topic, payload, errors)"
+            " select 'a', id, 'exhausted', 1, now(), 't', '1', '[]' from generate_series(1, 2) id",
+            SCHEMA,
+        ).encode()
+    )
+    operator = acting("pgcdc_outbox_operator")
+    letters = DeadLetters(operator, schema=SCHEMA)
+
+    assert measure(operator, schema=SCHEMA).consumers == ()
+    assert overview(operator, schema=SCHEMA).counts.dead == {"exhausted": 2}
+    assert len(letters.show(1)) == 1
+    assert len(letters.retry(Selection(ids=(1,)))) == 1
+    assert len(letters.discard(Selection(ids=(2,)))) == 1
+    assert migrate(operator, schema=SCHEMA) == []
+
+
+def test_the_questions_for_monitoring_can_be_asked_by_an_operator(acting, owner):
+    owner.execute(for_schema("""insert into :"schema".consumer values ('c')""", SCHEMA).encode())
+    with connect(acting("pgcdc_outbox_operator")) as connection:
+        statements = [part for part in text_of("monitoring.sql").split(";\n") if part.strip()]
+        assert len(statements) >= 8
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_the_roles_may_be_made_again(owner):
+    owner.execute(text_of("roles.sql").encode())

@@ -1,0 +1,193 @@
+"""A slot or a publication that is gone costs no job."""
+
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+
+from pgcdc_outbox import Job
+from pgcdc_outbox.errors import CheckpointForeign, PublicationMissing
+from pgcdc_outbox.events import (
+    CheckpointSaved,
+    Disconnected,
+    Reconciled,
+    Reconciling,
+    SlotCreated,
+    Streaming,
+)
+from pgcdc_outbox.postgres.names import slot_name
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+
+
+def _slot(outbox: Outbox) -> str:
+    oid = outbox.value("select oid::bigint from pg_database where datname = current_database()")
+    return slot_name("outbox", "default", oid)
+
+
+async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_the_table(
+    outbox: Outbox,
+) -> None:
+    recorder, watcher = Recorder(lambda jobs: [j.id for j in jobs if j.topic == "fails"]), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    async with streaming(subject, watcher):
+        before = outbox.put(range(5))
+        await recorder.got(5)
+
+    gap = outbox.put(range(5, 10))
+    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    gap += outbox.put([10])
+    async with streaming(subject, watcher):
+        after = outbox.put([11])
+        await recorder.until(lambda: set(after) <= set(recorder.ids))
+
+    assert set(recorder.ids) == {*before, *gap, *after}
+    assert recorder.ids.count(gap[0]) == recorder.ids.count(after[0]) == 1
+    assert [event.reason for event in watcher.of(SlotCreated)] == [
+        "first start",
+        "the slot is missing",
+    ]
+
+
+async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothing(
+    outbox: Outbox,
+) -> None:
+    """The slot alone proves nothing: only a plan that was saved after it does."""
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    async with streaming(subject, watcher):
+        pass
+
+    ids = outbox.put(range(3))
+    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("update consumer set slot = null")
+    # What the crash left: a slot that begins after the jobs.
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+    async with running(subject):
+        await recorder.got(3)
+
+    assert recorder.ids == ids
+
+
+async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
+    ids = outbox.put(range(2500))
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher], batch_size=100)
+    async with running(subject):
+        await recorder.got(1200)
+
+    async with running(subject):
+        await recorder.until(lambda: set(ids) <= set(recorder.ids))
+        await watcher.saw(Reconciled)
+
+    assert recorder.ids == ids
+
+
+async def test_a_connection_lost_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
+    """Killed by an administrator in the middle: it goes on where it was."""
+    ids = outbox.put(range(4500))
+    cut = False
+
+    def then(jobs: Sequence[Job]) -> None:
+        nonlocal cut
+        if len(recorder.jobs) >= 2200 and not cut:
+            cut = True
+            outbox.rows(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
+            )
+
+    recorder, watcher = Recorder(then), Watcher()
+    async with running(consumer(outbox, recorder, observers=[watcher])):
+        await recorder.until(lambda: set(ids) <= set(recorder.ids))
+        await watcher.saw(Reconciled)
+
+    assert watcher.of(Disconnected)
+    assert recorder.ids == ids
+    assert watcher.of(Reconciling)[1].jobs < watcher.of(Reconciling)[0].jobs
+
+
+async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_skipped(
+    outbox: Outbox,
+) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    statement = (
+        "create publication pgcdc_outbox for table immediate "
+        "with (publish = 'insert', publish_via_partition_root = true)"
+    )
+    subject = consumer(outbox, recorder, observers=[watcher])
+    ids: list[int] = []
+
+    async def lose_the_publication() -> None:
+        async with streaming(subject, watcher):
+            ids.extend(outbox.put([1]))
+            await recorder.got(1)
+            # What was settled before the last checkpoint is not read again.
+            await watcher.saw(CheckpointSaved, len(watcher.of(CheckpointSaved)) + 2)
+            outbox.rows("drop publication pgcdc_outbox")
+            ids.extend(outbox.put([2, 3]))
+            await recorder.got(99)  # ends with the error, for nobody mends it
+
+    with pytest.raises(PublicationMissing):
+        await lose_the_publication()
+
+    assert watcher.of(Disconnected)
+    outbox.rows(statement)
+    outbox.put([4])
+    async with streaming(subject, watcher):
+        await recorder.got(4)
+
+    assert recorder.values == [1, 2, 3, 4]
+    assert recorder.ids[:3] == ids
+
+
+async def test_a_publication_that_publishes_something_else_is_an_error(outbox: Outbox) -> None:
+    outbox.rows("alter publication pgcdc_outbox set (publish = 'update')")
+    with pytest.raises(PublicationMissing, match="pgcdc_outbox") as caught:
+        await consumer(outbox, Recorder()).run()
+
+    outbox.rows(caught.value.hint)
+    async with running(consumer(outbox, Recorder())):
+        pass
+
+
+async def test_a_checkpoint_of_another_cluster_is_refused(outbox: Outbox) -> None:
+    watcher = Watcher()
+    async with streaming(consumer(outbox, Recorder(), observers=[watcher]), watcher):
+        pass
+
+    outbox.rows("update checkpoint set system_id = '42'")
+    with pytest.raises(CheckpointForeign, match="42"):
+        await consumer(outbox, Recorder()).run()
+
+
+async def test_an_invalidated_slot_is_replaced(fresh_server) -> None:
+    from pgcdc_outbox.postgres.migrate import migrate
+
+    server = fresh_server(
+        settings={"max_slot_wal_keep_size": "1MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
+    )
+    dsn = server.create_database("invalid")
+    migrate(dsn)
+    outbox = Outbox(dsn)
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    async with streaming(subject, watcher):
+        pass
+
+    ids = outbox.put(range(3))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create table filler (t text)")
+        for _ in range(5):
+            connection.execute(
+                "insert into filler select repeat('x', 2000) from generate_series(1, 8000)"
+            )
+            connection.execute("select pg_switch_wal()")
+            connection.execute("checkpoint")
+
+    assert outbox.slot()["wal_status"] == "lost"
+    async with streaming(subject, watcher):
+        await recorder.got(3)
+
+    assert recorder.ids == ids
+    assert "invalidated" in watcher.of(SlotCreated)[1].reason
+    assert len(watcher.of(Streaming)) == 2

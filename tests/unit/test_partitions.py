@@ -1,0 +1,112 @@
+"""Which partitions there should be, decided without a server."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgcdc_outbox.errors import SettingsError
+from pgcdc_outbox.postgres.partition.partitions import (
+    Bounds,
+    Partition,
+    align,
+    check_interval,
+    missing,
+)
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+
+
+def at(day: int, hour: int = 0, minute: int = 0) -> datetime:
+    return datetime(2026, 11, day, hour, minute, tzinfo=UTC)
+
+
+def partition(lower: datetime | None, upper: datetime | None) -> Partition:
+    return Partition(name="p", lower=lower, upper=upper, is_default=False, bytes=0, estimate=0)
+
+
+def test_the_current_interval_and_those_ahead_are_wanted():
+    wanted = missing([], now=NOW, interval=DAY, ahead=2)
+
+    assert wanted == [Bounds(at(21), at(22)), Bounds(at(22), at(23)), Bounds(at(23), at(24))]
+    assert wanted[0].name == "immediate_20261121t0000z"
+
+
+def test_what_exists_is_not_made_again():
+    existing = [partition(at(21), at(22)), partition(at(22), at(23))]
+
+    assert missing(existing, now=NOW, interval=DAY, ahead=1) == []
+
+
+def test_a_longer_interval_goes_on_where_the_last_partition_ends():
+    existing = [partition(at(21, 9), at(21, 10)), partition(at(21, 10), at(21, 11))]
+
+    assert missing(existing, now=NOW, interval=DAY, ahead=1) == [
+        Bounds(at(21, 0), at(21, 9)),
+        Bounds(at(21, 11), at(22)),
+        Bounds(at(22), at(23)),
+    ]
+
+
+def test_a_shorter_interval_goes_on_where_the_last_partition_ends():
+    existing = [partition(at(21), at(22))]
+
+    assert missing(existing, now=at(21, 23, 30), interval=HOUR, ahead=2) == [
+        Bounds(at(22, 0), at(22, 1)),
+        Bounds(at(22, 1), at(22, 2)),
+    ]
+
+
+def test_stranded_rows_get_a_partition_of_their_own():
+    wanted = missing([], now=NOW, interval=DAY, ahead=1, stranded=[at(3), at(22)])
+
+    assert wanted == [Bounds(at(day), at(day + 1)) for day in (3, 21, 22)]
+
+
+def test_partitions_without_a_bound_are_respected():
+    assert missing([partition(at(21), None)], now=NOW, interval=DAY, ahead=3) == []
+    assert missing([partition(None, at(22))], now=NOW, interval=DAY, ahead=1) == [
+        Bounds(at(22), at(23))
+    ]
+
+
+def test_weeks_begin_on_monday_and_days_at_midnight_in_utc():
+    assert align(NOW, timedelta(weeks=1)) == at(16)
+    assert align(NOW, DAY) == at(21)
+    assert align(NOW, timedelta(minutes=15)) == at(21, 9, 30)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [timedelta(minutes=14), timedelta(days=32), timedelta(minutes=15, seconds=1), -DAY],
+)
+def test_intervals_that_cannot_be_are_refused(interval):
+    with pytest.raises(SettingsError, match="interval"):
+        check_interval(interval)
+
+
+intervals = st.sampled_from([timedelta(minutes=15), HOUR, timedelta(hours=7), DAY, 7 * DAY])
+moments = st.datetimes(
+    min_value=datetime(2020, 1, 1), max_value=datetime(2030, 1, 1), timezones=st.just(UTC)
+)
+
+
+@given(
+    runs=st.lists(st.tuples(moments, intervals, st.integers(1, 5)), min_size=1, max_size=6),
+    stranded=st.lists(moments, max_size=4),
+)
+def test_whatever_the_runs_partitions_never_overlap_and_always_cover(runs, stranded):
+    existing: list[Partition] = []
+    for now, interval, ahead in runs:
+        bins = {align(moment, interval) for moment in stranded}
+        for bounds in missing(existing, now=now, interval=interval, ahead=ahead, stranded=bins):
+            existing.append(partition(bounds.lower, bounds.upper))
+
+        ordered = sorted((each.lower, each.upper) for each in existing)
+        assert all(upper <= lower for (_, upper), (lower, _) in pairwise(ordered))
+        for wanted in (now, now + ahead * interval, *stranded):
+            assert any(lower <= wanted < upper for lower, upper in ordered)
