@@ -1,11 +1,15 @@
 """Cases that were found by looking for ways in which a consumer goes wrong."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
+import anyio
 import pytest
 
+from pgcdc_outbox import Job
 from pgcdc_outbox.events import Streaming
-from tests.harness import Outbox, Recorder, Watcher, consumer
+from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 pytestmark = pytest.mark.anyio
 
@@ -27,3 +31,41 @@ async def test_a_cancelled_run_ends_although_the_last_report_fails(outbox: Outbo
 
     assert done, "the cancellation was lost"
     assert task.cancelled()
+
+
+async def test_what_is_done_is_known_after_two_lost_connections_too(outbox: Outbox) -> None:
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if jobs[0].topic == "slow":
+            await release.wait()
+
+    cuts = 0
+
+    def cut(event: Any) -> None:
+        # The second hold ends before it has read anything.
+        nonlocal cuts
+        if isinstance(event, Streaming):
+            cuts += 1
+            if cuts == 2:
+                outbox.end_slot_reader()
+
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(
+        outbox, handle, observers=[cut, watcher], concurrency=3, batch_size=5, drain_timeout=1
+    )
+    async with streaming(subject, watcher):
+        slow = outbox.put(["x"], topic="slow")
+        await recorder.got(1)
+        quick = [id_ for n in range(20) for id_ in outbox.put([n])]
+        await recorder.got(21)
+        outbox.end_slot_reader()
+        # The slow one is cut off when the drain ends, and comes again.
+        await watcher.saw(Streaming, 3)
+        release.set()
+        last = outbox.put(["last"])
+        await recorder.until(lambda: last[0] in recorder.ids)
+
+    assert [recorder.ids.count(id_) for id_ in quick] == [1] * 20
+    assert slow
