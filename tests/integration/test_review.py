@@ -69,3 +69,19 @@ async def test_what_is_done_is_known_after_two_lost_connections_too(outbox: Outb
 
     assert [recorder.ids.count(id_) for id_ in quick] == [1] * 20
     assert slow
+
+
+@pytest.mark.parametrize("jobs", [10, 2500])
+async def test_a_stop_while_rereading_the_table_repeats_nothing(outbox: Outbox, jobs: int) -> None:
+    ids = outbox.put(range(jobs))
+
+    def then(batch: Sequence[Job]) -> None:
+        if len(first.jobs) >= jobs // 2:
+            subject.stop()
+
+    first, second = Recorder(then), Recorder()
+    subject = consumer(outbox, first, batch_size=10)
+    await subject.run()
+    await consumer(outbox, second, batch_size=10).run(once=True)
+
+    assert sorted(first.ids + second.ids) == ids

@@ -168,13 +168,15 @@ class LogicalFeed:
         if not await self._reconciliation.run(intake):
             return False
 
-        self._reconciliation = None
-        self._ahead = Ahead()
-        self._checkpointer = Checkpointer(
+        checkpointer = Checkpointer(
             self._leadership, self._start.system, snapshot=plan.target, lsn=plan.position
         )
+        await checkpointer.save(plan.position)
+        # Only now: until it is saved, the end of the table may be read once more.
+        self._checkpointer = checkpointer
         self._progress = Progress(plan.position)
-        await self._checkpointer.save(plan.position)
+        self._reconciliation = None
+        self._ahead = Ahead()
         self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
         return True
 

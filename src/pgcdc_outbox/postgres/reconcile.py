@@ -46,8 +46,11 @@ class Reconciliation:
 
     @property
     def flushed(self) -> LSN:
-        """The number of the last page such that it and all before it are settled."""
-        return self._progress.flushed
+        """The number of the last page such that it and all before it are settled for good.
+
+        That is, its cursor is saved: reading would begin anew behind it.
+        """
+        return LSN(self._saved)
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
