@@ -85,3 +85,15 @@ async def test_a_stop_while_rereading_the_table_repeats_nothing(outbox: Outbox, 
     await consumer(outbox, second, batch_size=10).run(once=True)
 
     assert sorted(first.ids + second.ids) == ids
+
+
+async def test_a_row_that_is_no_job_is_a_dead_letter_when_reread_too(outbox: Outbox) -> None:
+    outbox.rows("alter table immediate drop constraint immediate_headers_check")
+    outbox.rows("insert into immediate (payload, headers) values ('1', '[1, 2]')")
+    outbox.rows("insert into immediate (payload, history) values ('1', '{\"errors\": 5}')")
+    outbox.put(["good"])
+    recorder = Recorder()
+    await consumer(outbox, recorder).run(once=True)
+
+    assert recorder.values == ["good"]
+    assert outbox.rows("select reason from dead_letter") == [("undecodable",)] * 2

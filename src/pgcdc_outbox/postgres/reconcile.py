@@ -95,7 +95,13 @@ class Reconciliation:
             if not row[10] and self._known.get(row[0], 0) < (row[2] or 1):
                 ticket.owed += 1
                 self._jobs += 1
-                intake.put(_job(row), ticket, now)
+                try:
+                    job = _job(row)
+                except Exception as error:
+                    # Data, as in the log: it must not end the consumer.
+                    intake.put_dead(_bare(row), f"{type(error).__name__}: {error}", ticket, now)
+                else:
+                    intake.put(job, ticket, now)
 
         self._progress.commit(ticket, LSN(page))
         intake.release(idle=False)
@@ -134,6 +140,19 @@ class Reconciliation:
         }
 
 
+def _bare(row: tuple[Any, ...]) -> Job:
+    """What a person will want to see of a row that is no job."""
+    id_, created_us, attempt, topic, payload, key, *_ = row
+    return Job(
+        id=id_,
+        topic=topic,
+        payload=bytes(payload),
+        key=key,
+        attempt=attempt or 1,
+        created_us=created_us,
+    )
+
+
 def _job(row: tuple[Any, ...]) -> Job:
     id_, created_us, attempt, topic, payload, key, headers, kind, history, *_ = row
     past = None if history is None else msgspec.json.decode(history, type=History)
@@ -142,7 +161,7 @@ def _job(row: tuple[Any, ...]) -> Job:
         topic=topic,
         payload=bytes(payload),
         key=key,
-        headers={} if headers is None else msgspec.json.decode(headers),
+        headers={} if headers is None else msgspec.json.decode(headers, type=dict[str, Any]),
         content_type=kind or JSON_TYPE,
         attempt=attempt or 1,
         created_us=created_us if past is None else past.created_us,
