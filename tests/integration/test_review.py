@@ -6,9 +6,11 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from pgcdc_outbox import Job
 from pgcdc_outbox.events import Streaming
+from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 pytestmark = pytest.mark.anyio
@@ -97,3 +99,48 @@ async def test_a_row_that_is_no_job_is_a_dead_letter_when_reread_too(outbox: Out
 
     assert recorder.values == ["good"]
     assert outbox.rows("select reason from dead_letter") == [("undecodable",)] * 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_server_that_stops_does_not_wait_for_a_running_job(
+    fresh_server: Any, fails: bool
+) -> None:
+    server = fresh_server()
+    migrate(server.dsn())
+    outbox = Outbox(server.dsn())
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if jobs[0].json() == "slow":
+            await release.wait()
+            if fails:
+                raise ValueError("no")
+
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, handle, observers=[watcher], drain_timeout=2)
+    async with streaming(subject, watcher):
+        outbox.put(["first"])
+        await recorder.got(1)
+        outbox.put(["slow"])
+        await recorder.got(2)
+        await anyio.sleep(0.5)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                stopped = anyio.Event()
+
+                async def stop() -> None:
+                    await to_thread.run_sync(lambda: server.stop("fast"))
+                    stopped.set()
+
+                group.start_soon(stop)
+                await anyio.sleep(0.5)
+                if fails:
+                    release.set()
+                with anyio.move_on_after(12):
+                    await stopped.wait()
+                in_time = stopped.is_set()
+                subject.stop()
+                subject.stop()
+    assert not scope.cancelled_caught
+    assert in_time

@@ -115,6 +115,14 @@ class LogicalFeed:
 
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
+        try:
+            await self._run(intake)
+        except Exception:
+            # Nobody reads or reports any more: a server that shuts down must not wait for it.
+            self._stream.close()
+            raise
+
+    async def _run(self, intake: Intake) -> None:
         if self._start.reconcile is not None and not await self._reconcile(intake):
             await anyio.sleep_forever()
 
