@@ -171,6 +171,15 @@ def test_without_an_age_nothing_waits() -> None:
     assert batcher.ready(5.0, idle=False)
 
 
+def test_the_age_of_a_batch_is_that_of_its_first_job() -> None:
+    batcher = Batcher(max_jobs=10, max_bytes=10_000, max_age=10.0)
+    batcher.add(Job(1, "topic", b""), Ticket(), 100.0)
+    batcher.add(Job(2, "topic", b""), Ticket(), 109.0)
+
+    assert not batcher.ready(109.9, idle=False)
+    assert batcher.ready(110.0, idle=False)
+
+
 def test_a_large_job_fills_a_batch_by_itself() -> None:
     batcher = Batcher(max_jobs=10, max_bytes=1000, max_age=60.0)
     batcher.add(Job(1, "topic", bytes(5000)), Ticket(), 0.0)

@@ -107,6 +107,20 @@ class TestPositions:
         reader.settle([first])
         assert reader.progress.flushed == 1500
 
+    def test_each_transaction_waits_for_its_own_jobs(self) -> None:
+        reader = Reader().feed(data(relation()), *transaction(1, end=1500))
+        reader.feed(*transaction(2, 3, end=1600), *transaction(4, end=1700))
+        first, second, third, fourth = reader.batches()
+
+        reader.settle([first])
+        assert reader.progress.flushed == 1500
+
+        reader.settle([fourth, second])
+        assert reader.progress.flushed == 1500
+
+        reader.settle([third])
+        assert reader.progress.flushed == 1700
+
     def test_jobs_are_handed_out_before_their_commit_comes(self) -> None:
         reader = Reader().feed(data(relation()), begin(), insert(id=int8(1)))
         batches = reader.batches()

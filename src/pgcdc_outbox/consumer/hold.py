@@ -1,6 +1,7 @@
 """One hold of a consumer: from an open feed to its end, orderly or not."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import anyio
 
@@ -10,6 +11,7 @@ from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Feed
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
 _FINISH_SECONDS = 5.0
@@ -56,11 +58,20 @@ class Hold:
         """
         try:
             await self._run(once=once)
-        finally:
-            if self._failure is None:
-                # Shielded: without the last report, finished work would come again.
-                with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                    await self._feed.finish()
+        except BaseException:
+            # A cancellation, and it has to go through: asyncio does not repeat it.
+            with suppress(OutboxError):
+                await self._finish()
+
+            raise
+
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self._failure is None:
+            # Shielded: without the last report, finished work would come again.
+            with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+                await self._feed.finish()
 
     async def _run(self, *, once: bool) -> None:
         workers = anyio.CancelScope()

@@ -38,16 +38,20 @@ class Audit(Struct, frozen=True, kw_only=True):
     undone_but_handled: int
     duplicates: int
     unrecorded: int
+    """By how many the notes and the business table differ."""
     rate: float
     p50: float | None
     p99: float | None
     sooner: int
+    """Jobs that the handler had before COMMIT returned to the producer."""
     lag_bytes: int | None
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost, nothing undone was handled, and the notes are true."""
-        return not (self.lost or self.undone_but_handled or self.unrecorded)
+        """Whether it is proved that nothing was lost and nothing undone was handled."""
+        return bool(self.committed) and not (
+            self.lost or self.undone_but_handled or self.unrecorded
+        )
 
 
 def examine(dsn: str, run: str, record: Record, *, lag_bytes: int | None) -> Evidence:

@@ -87,12 +87,12 @@ def _what_next(server: PostgresServer, data: Path, *, keep_running: bool) -> Seq
     if not keep_running:
         return [kept, log, "To look around with the server still up: --keep-running"]
 
-    psql = shutil.which("psql") or str(server.program("psql") or "psql")
+    psql = "psql" if shutil.which("psql") else str(server.program("psql") or "psql")
     dsn = shlex.quote(server.dsn())
     return [
         kept,
         log,
-        "The server is up until Ctrl-C. Try in another terminal:",
+        "The consumer has ended; the server is up until Ctrl-C. Try in another terminal:",
         "",
         f"  pgcdc-outbox --dsn {dsn} status",
         f"  pgcdc-outbox --dsn {dsn} lag",

@@ -5,6 +5,7 @@ standard input does, which is also when whoever started it is gone.
 """
 
 import itertools
+import os
 import sys
 import threading
 import time
@@ -90,7 +91,10 @@ def _enqueue(connection: psycopg.Connection[Any], client: Client, order: Placed)
 
 
 def _await_end(ended: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Unbuffered: a thread inside a buffered read makes the interpreter abort when it ends.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+
     ended.set()
 
 

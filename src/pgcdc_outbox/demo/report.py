@@ -17,14 +17,14 @@ def table(audit: Audit) -> list[str]:
 
 def verdict(audit: Audit) -> str:
     """The outcome, as a sentence."""
+    if not audit.committed:
+        return "Nothing was committed, so nothing is proved."
+
     if audit.unrecorded:
         return f"The notes and shop.orders differ by {audit.unrecorded:,}: this proves nothing."
 
     if not audit.good:
         return "Something went wrong that must not: see lost, and rolled back but handled."
-
-    if not audit.committed:
-        return "Nothing was committed, so nothing is proved."
 
     return "Every committed order was handled or given up by plan; no other was."
 
@@ -47,13 +47,15 @@ def _lines(audit: Audit) -> Iterator[str]:
     yield "What must be 0"
     yield _row("lost", audit.lost, "committed, but neither handled nor a dead letter")
     yield _row("rolled back but handled", audit.undone_but_handled)
-    yield _row("duplicates", audit.duplicates, "allowed after a crash; there was none")
+    yield _row("duplicates", audit.duplicates, "the promise is at least once")
     yield ""
     yield "Speed"
-    yield _row("jobs/s while orders came in", f"{audit.rate:,.0f}", "as fast as producers commit")
+    yield _row(
+        "jobs/s while orders came in", f"{audit.rate:,.0f}", "as fast as the producers committed"
+    )
     yield _row("commit to handler, p50", _milliseconds(audit.p50), "ms, from COMMIT returned")
     yield _row("commit to handler, p99", _milliseconds(audit.p99), "ms, to handler entered")
-    yield _row("before COMMIT returned", audit.sooner, "the log was quicker; they count as 0 ms")
+    yield _row("handled before it returned", audit.sooner, "the log was quicker: 0 ms")
     yield _row("slot lag at the end", _bytes(audit.lag_bytes), "bytes")
 
 

@@ -53,6 +53,8 @@ class Trial:
         self._consumer = Consumer(
             dsn,
             OrderHandler(self.name, self.record),
+            # Nobody waits while the failures of another batch are written down.
+            concurrency=4,
             retry=RetryPolicy(max_attempts=MAX_ATTEMPTS, first_delay=0.2),
             observers=[self._watch],
         )

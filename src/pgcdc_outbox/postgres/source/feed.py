@@ -100,7 +100,16 @@ class LogicalFeed:
     def ahead(self) -> dict[int, int]:
         """Attempts that are settled although `flushed` has not passed them."""
         reading = self._reconciliation
-        return self._ahead.attempts(self._progress.flushed if reading is None else reading.saved)
+        attempts = self._ahead.attempts(
+            self._progress.flushed if reading is None else reading.saved
+        )
+        # What earlier holds settled was committed before this one began. Until that
+        # is passed it may come again in the next one, whether it came in this or not.
+        if reading is not None or self._progress.flushed < self._leadership.inserted:
+            for id_, attempt in self._known.items():
+                attempts[id_] = max(attempt, attempts.get(id_, 0))
+
+        return attempts
 
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""

@@ -66,9 +66,9 @@ class Reconciliation:
             cursor = rows[-1][9], rows[-1][0]
             self._cursors[page] = cursor
             self._deliver(rows, page, intake)
+            await self.save()
             while intake.full and not intake.closed:
                 await intake.room()
-                await self.save()
 
             if intake.closed:
                 return False
@@ -113,7 +113,10 @@ class Reconciliation:
         self._saved = page
 
     async def _count(self) -> int:
-        rows = await self._leadership.rows("count_unsettled", self._span(), doing="count the jobs")
+        xid, id_ = self._plan.cursor
+        rows = await self._leadership.rows(
+            "count_unsettled", {**self._span(), "xid": xid, "id": id_}, doing="count the jobs"
+        )
         return int(rows[0][0])
 
     async def _read(self, cursor: tuple[str, int]) -> list[tuple[Any, ...]]:
