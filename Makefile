@@ -32,8 +32,8 @@ check: $(STAMP) ## Check style, types and layers
 matrix: $(STAMP) ## Run the tests that need a server on every supported PostgreSQL
 	@$(BIN)/python -m tests.matrix $(ARGS)
 
-bench: $(STAMP) ## Measure
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(STAMP) ## Measure draining, against pg_recvlogical
+	@$(BIN)/python -m benchmarks.drain $(ARGS)
 
 clean: ## Remove everything that was made here
 	rm -rf .venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -32,6 +32,7 @@ create table immediate (
     history      jsonb,
     xid          xid8        not null default pg_current_xact_id(),
     constraint immediate_attempt_check check (attempt >= 1),
+    constraint immediate_created_at_check check (isfinite(created_at)),
     constraint immediate_topic_check   check (topic <> '' and octet_length(topic) <= 255),
     constraint immediate_key_check     check (octet_length(key) <= 1024),
     constraint immediate_headers_check check (jsonb_typeof(headers) = 'object'),
@@ -279,5 +280,5 @@ comment on view job is
     'Every row of the outbox for a person. A row in state immediate may be handled already: success leaves no trace in the tables';
 
 insert into "outbox".migration (number, name, checksum)
-values (1, 'create_outbox', 'c2cf6bf31878b9cf626e15bff005e0cdd02bd6e1dc8efa2989a01b88faee8277');
+values (1, 'create_outbox', 'e600ec095fd5dcadf2cc07ba61717cef3588437172c54482132114a81929e6c1');
 commit;

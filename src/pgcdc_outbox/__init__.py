@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
     from pgcdc_outbox.outcome import Dead, Done, Retry
-    from pgcdc_outbox.postgres.client import AsyncClient, Client
-    from pgcdc_outbox.postgres.maintenance import Maintenance
+    from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+    from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 
 __all__ = [
     "AsyncClient",
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "postgres.client",
-    "Client": "postgres.client",
+    "AsyncClient": "postgres.producer.client",
+    "Client": "postgres.producer.client",
     "Consumer": "app",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
-    "Maintenance": "postgres.maintenance",
+    "Maintenance": "postgres.partition.maintenance",
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",

@@ -20,15 +20,17 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.postgres.ledger import PostgresLedger
-from pgcdc_outbox.postgres.logical import LogicalSource
-from pgcdc_outbox.postgres.maintenance import Maintenance
-from pgcdc_outbox.postgres.promote import Promotion
+from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.promote import Promotion
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.upkeep import Upkeep
+from pgcdc_outbox.postgres.source.logical import LogicalSource
 
 MIB = 1024 * 1024
 _PROMOTE_LIMIT = 1000
+# Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
+_PREFETCH = 2000
 _UPKEEP_SECONDS = 3600.0
 
 
@@ -49,7 +51,8 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
-    - ``prefetch``, ``prefetch_bytes``: jobs held in memory ahead of the handler;
+    - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
+      by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
@@ -102,7 +105,9 @@ class Consumer:
             linger=_seconds("linger", linger),
             concurrency=_at_least("concurrency", concurrency, 1),
             prefetch=_at_least(
-                "prefetch", 2 * batch_size * concurrency if prefetch is None else prefetch, 1
+                "prefetch",
+                max(_PREFETCH, 2 * batch_size * concurrency) if prefetch is None else prefetch,
+                1,
             ),
             prefetch_bytes=_at_least("prefetch_bytes", prefetch_bytes, 1),
             drain_timeout=_seconds("drain_timeout", drain_timeout),

@@ -8,7 +8,11 @@ _LONGEST = 1e9
 
 
 class Outcome(Exception):
-    """The fate of one job. May be returned by id, or raised for every job of the call."""
+    """The fate of one job. May be returned by id, or raised by a call that has only one job.
+
+    Raised by a call that has several, it is an error like any other: nobody
+    knows which of them it is about, so each comes back alone.
+    """
 
 
 class Done(Outcome):

@@ -30,12 +30,13 @@ def encode(payload: Any) -> tuple[bytes, str | None]:
     Structs and Pydantic models also inside a list or dict. Integers are exact
     at any size. Raises `JobInvalid` for what JSON cannot hold.
     """
-    if isinstance(payload, _BYTES):
+    is_plain = type(payload) in _PLAIN
+    if not is_plain and isinstance(payload, _BYTES):
         return bytes(payload), BYTES_TYPE
 
     try:
         # The common case first; it needs no looking at what else it may be.
-        body = _ENCODER.encode(payload) if type(payload) in _PLAIN else _json(payload)
+        body = _ENCODER.encode(payload) if is_plain else _json(payload)
         has_text_keys = _has_text_keys(payload)
     except JobInvalid:
         raise

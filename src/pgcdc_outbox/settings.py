@@ -29,6 +29,8 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Jobs held in memory ahead of the handler; None leaves it to the consumer."""
     max_attempts: int | None = None
     """Executions after which a job is dead; None leaves it to the retry policy."""
+    maintain: bool | None = None
+    """Whether the consumer keeps the partitions, too; None means it does."""
     drain_timeout: float | None = None
     """Seconds that running calls may take after a stop; None leaves it to the consumer."""
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from sqlalchemy.orm import sessionmaker as orm_sessionmaker
 
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.postgres.client import AsyncClient, Client
+from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 
 
 class Base(DeclarativeBase):

@@ -17,7 +17,7 @@ from pgcdc_outbox.errors import (
     SourceUnavailable,
 )
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.client import AsyncClient, Client
+from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Table, settled
 
 JOBS = [NewJob(payload=1), NewJob(payload=2, delay=5), NewJob(payload=3)]

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.client import Client
+from pgcdc_outbox.postgres.producer.client import Client
 from tests.contract.handles import HANDLES, Handle, Table, engine
 
 TEN_THOUSAND = 10_000

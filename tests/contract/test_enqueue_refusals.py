@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgcdc_outbox.errors import JobInvalid, SettingsError, TransactionMissing
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.client import AsyncClient, Client
+from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Table, async_engine, asyncpg_arguments, engine, settled
 
 UTC_NOW = datetime(2026, 1, 1, tzinfo=UTC)

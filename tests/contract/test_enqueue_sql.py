@@ -8,8 +8,8 @@ import pytest
 from psycopg import sql
 
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.client import Client
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.producer.client import Client
 from tests.contract.handles import HANDLES, Table, engine
 
 PRODUCERS = Path(__file__).parents[2] / "sql" / "producers"

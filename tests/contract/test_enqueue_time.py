@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres import enqueue
-from pgcdc_outbox.postgres.client import Client
-from pgcdc_outbox.postgres.handles import copying, placing
+from pgcdc_outbox.postgres.producer import enqueue
+from pgcdc_outbox.postgres.producer.client import Client
+from pgcdc_outbox.postgres.producer.handles import copying, placing
 from tests.contract.handles import HANDLES, Table
 
 ZONES = ["America/New_York", "Europe/Athens", "Asia/Tokyo"]

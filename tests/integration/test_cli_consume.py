@@ -16,8 +16,8 @@ import pytest
 
 from pgcdc_outbox.job import NewJob
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.client import Client
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.producer.client import Client
 from tests.wait import eventually
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -6,7 +6,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from pgcdc_outbox.job import Failing, History
-from pgcdc_outbox.postgres.dead import DeadLetters, Selection
+from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
 from pgcdc_outbox.postgres.migrate import migrate
 
 ERRORS = [

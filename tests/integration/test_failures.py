@@ -182,6 +182,18 @@ async def test_outcomes_by_id_each_count_for_their_own_job(outbox: Outbox) -> No
     assert (recorded.retried, recorded.dead) == (2, 1)
 
 
+async def test_a_delay_beyond_all_calendars_is_cut_and_stops_nobody(outbox: Outbox) -> None:
+    recorder = Recorder(lambda jobs: {job.id: Retry(after=1e9) for job in jobs})
+    async with running(consumer(outbox, recorder)):
+        outbox.put(["for ever"])
+        await eventually_async(lambda: _is(bool(outbox.rows("select from failed"))))
+        outbox.put(["next"])
+        await recorder.got(2)
+
+    rows = outbox.rows("select due_at - now() > interval '9 years', due_at::text from failed")
+    assert [far for far, _ in rows] == [True, True], rows
+
+
 async def test_an_outcome_may_be_raised(outbox: Outbox) -> None:
     def then(jobs: Sequence[Job]) -> None:
         if jobs[0].json() == "dead":
@@ -495,6 +507,32 @@ async def test_a_lost_connection_is_opened_again_and_nothing_runs_twice(outbox: 
             await recorder.got(10 * (n + 2))
 
     assert recorder.ids == ids
+
+
+async def test_what_finished_behind_a_running_job_does_not_come_again_after_a_reconnect(
+    outbox: Outbox,
+) -> None:
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if jobs[0].topic == "slow":
+            await release.wait()
+
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, handle, observers=[watcher], concurrency=3, batch_size=5)
+    async with streaming(subject, watcher):
+        slow = outbox.put(["x"], topic="slow")
+        quick = [id_ for n in range(20) for id_ in outbox.put([n])]
+        await recorder.got(21)
+        outbox.end_slot_reader()
+        # The running job is waited for; then the log is read from before it.
+        release.set()
+        await watcher.saw(Streaming, 2)
+        last = outbox.put(["last"])
+        await recorder.until(lambda: last[0] in recorder.ids)
+
+    assert sorted(recorder.ids) == sorted([*slow, *quick, *last])
 
 
 async def test_schedules_run_at_the_instant_of_the_servers_clock(outbox: Outbox) -> None:

@@ -4,10 +4,10 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.errors import SchemaBehind
-from pgcdc_outbox.postgres.lag import Level, Thresholds, measure
-from pgcdc_outbox.postgres.maintenance import Maintenance
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.status import overview
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.report.lag import Level, Thresholds, measure
+from pgcdc_outbox.postgres.report.status import overview
 from tests.wait import eventually
 
 

@@ -8,11 +8,11 @@ import pytest
 from psycopg import errors
 
 from pgcdc_outbox.postgres.connection import connect
-from pgcdc_outbox.postgres.dead import DeadLetters, Selection
-from pgcdc_outbox.postgres.lag import measure
+from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.queries import for_schema, query
-from pgcdc_outbox.postgres.status import overview
+from pgcdc_outbox.postgres.report.lag import measure
+from pgcdc_outbox.postgres.report.status import overview
 
 FOLDER = Path(__file__).parents[2] / "sql"
 SCHEMA = 'out "box%'

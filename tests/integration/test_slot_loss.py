@@ -1,10 +1,20 @@
 """A slot or a publication that is gone costs no job."""
 
+from collections.abc import Sequence
+
 import psycopg
 import pytest
 
+from pgcdc_outbox import Job
 from pgcdc_outbox.errors import CheckpointForeign, PublicationMissing
-from pgcdc_outbox.events import CheckpointSaved, Disconnected, Reconciled, SlotCreated, Streaming
+from pgcdc_outbox.events import (
+    CheckpointSaved,
+    Disconnected,
+    Reconciled,
+    Reconciling,
+    SlotCreated,
+    Streaming,
+)
 from pgcdc_outbox.postgres.names import slot_name
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 
@@ -58,7 +68,7 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
     assert recorder.ids == ids
 
 
-async def test_a_crash_while_reading_the_table_repeats_little(outbox: Outbox) -> None:
+async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
     ids = outbox.put(range(2500))
     recorder, watcher = Recorder(), Watcher()
     subject = consumer(outbox, recorder, observers=[watcher], batch_size=100)
@@ -70,6 +80,30 @@ async def test_a_crash_while_reading_the_table_repeats_little(outbox: Outbox) ->
         await watcher.saw(Reconciled)
 
     assert recorder.ids == ids
+
+
+async def test_a_connection_lost_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
+    """Killed by an administrator in the middle: it goes on where it was."""
+    ids = outbox.put(range(4500))
+    cut = False
+
+    def then(jobs: Sequence[Job]) -> None:
+        nonlocal cut
+        if len(recorder.jobs) >= 2200 and not cut:
+            cut = True
+            outbox.rows(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
+            )
+
+    recorder, watcher = Recorder(then), Watcher()
+    async with running(consumer(outbox, recorder, observers=[watcher])):
+        await recorder.until(lambda: set(ids) <= set(recorder.ids))
+        await watcher.saw(Reconciled)
+
+    assert watcher.of(Disconnected)
+    assert recorder.ids == ids
+    assert watcher.of(Reconciling)[1].jobs < watcher.of(Reconciling)[0].jobs
 
 
 async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_skipped(

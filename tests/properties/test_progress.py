@@ -36,8 +36,6 @@ class ProgressMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patch = mock.patch.object(module, "_COMPACT_AT", 1)
-        self._patch.start()
         self.progress = Progress(START)
         self.plain = Progress(START)
         self.plain._compact_at = sys.maxsize
@@ -47,11 +45,25 @@ class ProgressMachine(RuleBasedStateMachine):
         self.highest = START
 
     def teardown(self) -> None:
-        self._patch.stop()
+        """In the end everything is settled, from the oldest on."""
+        if self.current is not None:
+            self.commit(1)
+
+        for transaction in self.transactions:
+            for ledger, ticket in self.both(transaction):
+                ledger.settle([ticket] * transaction.unsettled)
+
+            transaction.unsettled = 0
+            self.never_reaches_the_end_of_an_unsettled_transaction()
+            self.reaches_the_end_of_everything_settled_before()
+            self.merging_changes_nothing_but_the_size()
+
+        self.follows_what_was_received_when_nothing_is_open()
 
     @precondition(lambda self: self.current is None)
     @rule()
     def begin(self) -> None:
+        self.progress._compact_at = 0
         self.current = Transaction((self.progress.begin(), self.plain.begin()))
         self.transactions.append(self.current)
 
@@ -76,11 +88,12 @@ class ProgressMachine(RuleBasedStateMachine):
         self.current = None
 
     @precondition(lambda self: self.current is None)
-    @rule(jobs=st.integers(0, 2), size=st.integers(1, 100))
-    def whole_transaction(self, jobs: int, size: int) -> None:
-        self.begin()
-        self.add_jobs(jobs)
-        self.commit(size)
+    @rule(jobs=st.lists(st.integers(0, 2), min_size=1, max_size=4), size=st.integers(1, 100))
+    def whole_transactions(self, jobs: list[int], size: int) -> None:
+        for number in jobs:
+            self.begin()
+            self.add_jobs(number)
+            self.commit(size)
 
     @precondition(lambda self: any(each.unsettled for each in self.transactions))
     @rule(data=st.data())
@@ -144,7 +157,26 @@ class ProgressMachine(RuleBasedStateMachine):
 
 
 TestProgress = ProgressMachine.TestCase
-TestProgress.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestProgress.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+
+
+def test_a_server_that_goes_back_does_not_take_us_along() -> None:
+    progress = Progress(START)
+    progress.observe(LSN(START + 100))
+    ticket = progress.begin()
+    ticket.owed += 1
+    progress.commit(ticket, LSN(START + 50))
+
+    progress.settle([ticket])
+    second = progress.begin()
+    second.owed += 1
+    progress.commit(second, LSN(START + 60))
+    third = progress.begin()
+    progress.settle([second])
+
+    assert progress.flushed == START + 100
+    progress.commit(third, LSN(START + 200))
+    assert progress.flushed == START + 200
 
 
 def test_one_job_that_never_ends_does_not_make_the_ledger_grow() -> None:

@@ -86,6 +86,7 @@ def test_a_job_that_always_fails_is_executed_exactly_so_many_times(
 
     while current is not None:
         executed.append(current.attempt)
+        assert len(executed) <= limit
         (failure,) = judge_raised([current], error, policy, jitter=high)
         match failure.fate:
             case Retry():
@@ -109,7 +110,9 @@ def test_a_person_who_retries_a_dead_job_grants_the_whole_budget_again(
         fresh = policy.judge(job(attempt), ValueError(), jitter=high)
         assert repr(again) == repr(fresh), "neither the delay nor the end depends on the past"
 
-    assert isinstance(policy.judge(job(prior + limit, prior=prior), ValueError(), jitter=high), Dead)
+    assert isinstance(
+        policy.judge(job(prior + limit, prior=prior), ValueError(), jitter=high), Dead
+    )
 
 
 @quick
@@ -132,9 +135,7 @@ def test_a_job_goes_alone_after_a_shared_failure_and_at_its_last_attempt(
     policy: RetryPolicy, attempt: int, shared_by: int
 ) -> None:
     last = Failing(attempt=attempt, at="", error="ValueError", text="", jobs=shared_by)
-    suspect = Job(
-        1, "topic", b"", attempt=attempt, history=History(created_us=0, errors=(last,))
-    )
+    suspect = Job(1, "topic", b"", attempt=attempt, history=History(created_us=0, errors=(last,)))
 
     assert goes_alone(suspect, policy) == (shared_by > 1 or attempt >= policy.max_attempts)
 
@@ -151,9 +152,7 @@ def test_a_job_judged_by_its_own_error_is_final_only_with_a_reason(
 
 
 @quick
-@given(
-    st.floats(0.001, 10), st.floats(10, 1000), st.integers(1, 1200), chances
-)
+@given(st.floats(0.001, 10), st.floats(10, 1000), st.integers(1, 1200), chances)
 def test_reconnecting_waits_between_half_a_ceiling_and_the_ceiling(
     first: float, cap: float, failures: int, chance: float
 ) -> None:

@@ -33,7 +33,9 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 NOON_US = int(NOON.timestamp()) * 1_000_000
 
 
-def relation(names: tuple[str, ...] = USUAL, *, oid: int = OID, name: str = "immediate") -> Relation:
+def relation(
+    names: tuple[str, ...] = USUAL, *, oid: int = OID, name: str = "immediate"
+) -> Relation:
     return Relation(oid, "outbox", name, "d", tuple(Column(each, 25) for each in names))
 
 

@@ -26,7 +26,7 @@ def test_a_delay_is_a_timedelta_or_seconds(after: timedelta | float | None, seco
     [-1, -0.001, float("inf"), float("nan"), timedelta(seconds=-1), 2.0**70, timedelta.max],
 )
 def test_a_delay_that_makes_no_sense_is_refused(after: timedelta | float) -> None:
-    with pytest.raises(ValueError, match="^after: "):
+    with pytest.raises(ValueError, match=r"^after: "):
         Retry(after=after)
 
 

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgcdc_outbox.errors import SettingsError
-from pgcdc_outbox.postgres.partitions import Bounds, Partition, align, check_interval, missing
+from pgcdc_outbox.postgres.partition.partitions import (
+    Bounds,
+    Partition,
+    align,
+    check_interval,
+    missing,
+)
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, Failing, History, Job
 from pgcdc_outbox.pgoutput import UNCHANGED, Insert, ProtocolError, Row
-from pgcdc_outbox.postgres import rows
-from pgcdc_outbox.postgres.rows import Undecodable, decoder
+from pgcdc_outbox.postgres.source import rows
+from pgcdc_outbox.postgres.source.rows import Undecodable, decoder
 from tests.unit.frames import (
     NOON,
     NOON_US,
@@ -131,6 +131,7 @@ class TestAnyJob:
 
     def test_the_topic_of_null_is_the_default(self) -> None:
         assert decode(topic=None).topic == "default"
+        assert decode(topic=b"").topic == "", "which no constraint lets in, and nobody asked for"
 
     def test_columns_that_were_added_or_moved_do_no_harm(self) -> None:
         moved = ("added", *reversed(USUAL), "another")
@@ -217,7 +218,7 @@ class TestGarbage:
         with pytest.raises(ProtocolError):
             read(frame + b"n")
 
-    @pytest.mark.parametrize("column", ["id", "payload", "consumer", "topic"])
+    @pytest.mark.parametrize("column", ["id", "attempt", "topic", "payload", "headers", "consumer"])
     def test_a_new_row_cannot_leave_a_column_unchanged(self, column: str) -> None:
         with pytest.raises(ProtocolError):
             decode(**{column: UNCHANGED})

@@ -30,6 +30,7 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 @click.option("--prefetch", type=click.IntRange(min=1), help="Jobs held ahead of the handler.")
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
 @click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
+@click.option("--maintain/--no-maintain", default=None, help="Keep the partitions, too.")
 @click.option("--once", is_flag=True, help="Handle what is committed by now, then end.")
 @click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log only trouble.")
 @click.option("--verbose", "level", flag_value=logging.DEBUG, type=int, help="Log every batch.")
@@ -93,6 +94,7 @@ def _consumer(options: Options, flags: dict[str, Any], abandonments: _Abandonmen
         for field in flags
     }
     spec, attempts = chosen.pop("handler"), chosen.pop("max_attempts")
+    chosen["maintenance"] = chosen.pop("maintain")
     if not spec:
         raise SettingsError(
             "handler: none was given",

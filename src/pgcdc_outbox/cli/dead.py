@@ -9,7 +9,7 @@ from pgcdc_outbox.cli.options import Options, pass_options
 from pgcdc_outbox.cli.output import echo_json, format_option, table
 
 if TYPE_CHECKING:
-    from pgcdc_outbox.postgres.dead import Autopsy, DeadLetters, Letter, Selection
+    from pgcdc_outbox.postgres.ledger.dead import Autopsy, DeadLetters, Letter, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -153,7 +153,7 @@ def discard(
 
 
 def _letters(options: Options) -> "DeadLetters":
-    from pgcdc_outbox.postgres.dead import DeadLetters
+    from pgcdc_outbox.postgres.ledger.dead import DeadLetters
 
     return DeadLetters(options.dsn, schema=options.schema)
 
@@ -165,7 +165,7 @@ def _selected(
     topic: str | None,
     reason: str | None,
 ) -> "Selection":
-    from pgcdc_outbox.postgres.dead import Selection
+    from pgcdc_outbox.postgres.ledger.dead import Selection
 
     if bool(ids) == everything:
         raise click.UsageError("Give the ids, or --all (with filters, if you like).")

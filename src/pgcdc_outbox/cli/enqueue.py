@@ -43,7 +43,7 @@ def command(
         raise click.UsageError("Give PAYLOAD, or --file.")
 
     body = payload.encode() if payload is not None else _read(str(file))
-    from pgcdc_outbox.postgres.client import Client
+    from pgcdc_outbox.postgres.producer.client import Client
 
     with Client(options.dsn, schema=options.schema) as client:
         job_id = client.enqueue(

@@ -10,7 +10,7 @@ from pgcdc_outbox.cli.output import size as shown_size
 from pgcdc_outbox.cli.parameters import size
 
 if TYPE_CHECKING:
-    from pgcdc_outbox.postgres.lag import Lag, Thresholds
+    from pgcdc_outbox.postgres.report.lag import Lag, Thresholds
 
 _HEADER = (
     *("CONSUMER", "STATE", "ACTIVE", "LAG", "RETAINED", "SAFE"),
@@ -42,7 +42,7 @@ def command(
     Exits with 0, 1 or 2 as the thresholds tell, also with 2 if a consumer has
     no slot or an invalid one, and with 3 if it cannot tell.
     """
-    from pgcdc_outbox.postgres.lag import Thresholds, measure
+    from pgcdc_outbox.postgres.report.lag import Thresholds, measure
 
     thresholds = Thresholds(warn=warn, critical=critical)
     lag = measure(options.dsn, schema=options.schema, consumer=consumer)

@@ -10,7 +10,7 @@ from pgcdc_outbox.cli.output import echo_json, format_option
 from pgcdc_outbox.cli.parameters import duration
 
 if TYPE_CHECKING:
-    from pgcdc_outbox.postgres.maintenance import Report
+    from pgcdc_outbox.postgres.partition.maintenance import Report
 
 
 @click.command("maintain")
@@ -53,7 +53,7 @@ def command(
     Old partitions are dropped only when every consumer has settled every row
     in them. Needs the owner of the outbox, and a direct connection.
     """
-    from pgcdc_outbox.postgres.maintenance import Maintenance
+    from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 
     if once and every is not None:
         raise click.UsageError("--once and --every exclude each other.")

@@ -68,7 +68,7 @@ def size(text: str | int) -> int:
     if isinstance(text, int):  # a default
         return text
 
-    from pgcdc_outbox.postgres.lag import parse_size
+    from pgcdc_outbox.postgres.report.lag import parse_size
 
     try:
         return parse_size(text)

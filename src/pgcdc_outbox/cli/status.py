@@ -10,7 +10,7 @@ from pgcdc_outbox.cli.output import age, echo_json, format_option, size, table
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pgcdc_outbox.postgres.status import Counts, Overview
+    from pgcdc_outbox.postgres.report.status import Counts, Overview
 
 
 @click.command("status")
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @pass_options
 def command(options: Options, style: str) -> None:
     """Show the outbox on one screen."""
-    from pgcdc_outbox.postgres.status import overview
+    from pgcdc_outbox.postgres.report.status import overview
 
     found = overview(options.dsn, schema=options.schema)
     if style == "json":

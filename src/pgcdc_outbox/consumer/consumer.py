@@ -55,19 +55,30 @@ class Orchestrator:
         self._chores = chores
         self._notice = notice
         self._consumer = attempt.consumer
+        self._abandoned = 0
 
     async def run(self, stop: Stop, *, once: bool = False) -> int:
         """Run until asked to stop; returns how many calls of the handler were abandoned.
 
         Raises the first `OutboxError` that is not transient.
         """
+        try:
+            return await self._run(stop, once=once)
+        finally:
+            self._source.close()
+
+    async def _run(self, stop: Stop, *, once: bool) -> int:
         backoff = Backoff()
         standing_by = False
+        self._abandoned = 0
         while not stop.asked:
-            self._notice(Connecting(consumer=self._consumer))
+            if not standing_by:
+                self._notice(Connecting(consumer=self._consumer))
+
             started = time.monotonic()
             try:
-                return await self._hold(stop, once=once)
+                await self._hold(stop, once=once)
+                break
             except SlotInUse as error:
                 if not standing_by:
                     self._notice(StandingBy(consumer=self._consumer, holder=str(error)))
@@ -95,13 +106,13 @@ class Orchestrator:
             with anyio.move_on_after(delay):
                 await stop.wait()
 
-        return 0
+        return self._abandoned
 
-    async def _hold(self, stop: Stop, *, once: bool) -> int:
+    async def _hold(self, stop: Stop, *, once: bool) -> None:
         async with AsyncExitStack() as stack:
             feed = await _or_stop(stop, lambda: stack.enter_async_context(self._source.open()))
             if feed is None:
-                return 0
+                return
 
             hold = Hold(
                 feed,
@@ -113,9 +124,13 @@ class Orchestrator:
                 notice=self._notice,
                 stop=stop,
             )
-            abandoned = await hold.run(once=once)
+            try:
+                await hold.run(once=once)
+            finally:
+                # Also if the connection was lost while it drained.
+                self._abandoned = hold.abandoned
+
             self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
-            return abandoned
 
     def _intake(self) -> Intake:
         limits = self._limits
@@ -136,7 +151,7 @@ class Orchestrator:
 async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | None:
     """Take a step that may wait long, unless a stop is asked for meanwhile."""
     result: Feed | None = None
-    failure: OutboxError | None = None
+    failure: Exception | None = None
     async with anyio.create_task_group() as group:
 
         async def watch() -> None:
@@ -146,7 +161,7 @@ async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | No
         group.start_soon(watch)
         try:
             result = await step()
-        except OutboxError as error:
+        except Exception as error:
             # Raised outside, where no group wraps it.
             failure = error
 

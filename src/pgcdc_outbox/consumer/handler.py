@@ -78,9 +78,12 @@ def was_cancelled(error: BaseException) -> bool:
 
 
 def _callable(target: Any) -> Callable[..., Any]:
+    if inspect.isclass(target):
+        raise HandlerInvalid(f"handler: {_name(target)} is a class; give an instance of it")
+
     handle = getattr(target, "handle", None)
     call: object = handle if callable(handle) and not inspect.isfunction(target) else target
-    if not callable(call) or inspect.isclass(call):
+    if not callable(call):
         raise HandlerInvalid(
             f"handler: {_name(target)} is neither a function of a batch of jobs "
             "nor an object with a method `handle`"

@@ -1,6 +1,7 @@
 """One hold of a consumer: from an open feed to its end, orderly or not."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import anyio
 
@@ -10,6 +11,7 @@ from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Feed
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
 _FINISH_SECONDS = 5.0
@@ -45,23 +47,33 @@ class Hold:
         self._failure: Exception | None = None
         self._ending = anyio.Event()
         self._busy = 0
-        self._abandoned = 0
+        self.abandoned = 0
+        """How many calls of the handler did not end in time; known when it has run."""
 
-    async def run(self, *, once: bool = False) -> int:
-        """Run to the end; returns how many calls of the handler were abandoned.
+    async def run(self, *, once: bool = False) -> None:
+        """Run to the end. Raises what ended it, or failed while it drained.
 
         With ``once`` it stops itself when everything committed before the
-        start is settled. Raises what ended it, if it was not asked to stop.
+        start is settled.
         """
         try:
-            return await self._run(once=once)
-        finally:
-            if self._failure is None:
-                # Shielded: without the last report, finished work would come again.
-                with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                    await self._feed.finish()
+            await self._run(once=once)
+        except BaseException:
+            # A cancellation, and it has to go through: asyncio does not repeat it.
+            with suppress(OutboxError):
+                await self._finish()
 
-    async def _run(self, *, once: bool) -> int:
+            raise
+
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self._failure is None:
+            # Shielded: without the last report, finished work would come again.
+            with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+                await self._feed.finish()
+
+    async def _run(self, *, once: bool) -> None:
         workers = anyio.CancelScope()
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
@@ -80,8 +92,6 @@ class Hold:
 
         if self._failure is not None:
             raise self._failure
-
-        return self._abandoned
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as working:
@@ -121,7 +131,7 @@ class Hold:
         with anyio.move_on_after(self._drain_timeout):
             await self._stop.wait_insisted()
 
-        self._abandoned = self._busy
+        self.abandoned = self._busy
         if self._busy:
             self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
 

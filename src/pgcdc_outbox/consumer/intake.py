@@ -26,6 +26,7 @@ class Intake:
         self._taken = anyio.Event()
         self.closed = False
         self.put = batcher.add
+        self.put_many = batcher.add_many
         self.put_dead = batcher.add_dead
 
     @property

@@ -63,6 +63,10 @@ class Source(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of what is kept between two attempts to open."""
+        ...
+
 
 class Ledger(Protocol):
     """Where failures become durable."""

@@ -1,5 +1,6 @@
 """A request to end, in two steps: the first drains, the second stops."""
 
+import asyncio
 import threading
 
 import anyio
@@ -28,6 +29,7 @@ class Stop:
         """Ask once to drain; ask again not to wait any longer."""
         if threading.get_ident() == self._thread:
             self._ask()
+            self._wake()
             return
 
         from_thread.run_sync(self._ask, token=self._token)
@@ -45,3 +47,9 @@ class Stop:
             self._insisted.set()
 
         self._asked.set()
+
+    def _wake(self) -> None:
+        """Rouse a loop that sleeps: a signal handler interrupts its sleep, but does not end it."""
+        loop = self._token.native_token
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            loop.call_soon_threadsafe(lambda: None)

@@ -1,7 +1,7 @@
 """Jobs on their way from the reader to a worker, cut into batches."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.job import Job
@@ -67,22 +67,40 @@ class Batcher:
             self._close()
             return
 
-        # Written out: it runs once for each job, and nothing else here does.
-        size = len(job.payload) + _OVERHEAD
-        batch = self._open
-        if batch.size + size > self._max_bytes and batch.jobs:
+        if self._open.jobs and self._open.size + _size(job) > self._max_bytes:
             self._close()
+
+        self._put(job, ticket, now)
+        if len(self._open.jobs) >= self._max_jobs or self._open.size >= self._max_bytes:
+            self._close()
+
+    def add_many(self, jobs: Sequence[Job], ticket: Ticket, size: int, now: float) -> None:
+        """Queue jobs of one transaction that were never tried, ``size`` bytes in all.
+
+        The same as `add` for each, but cheaper: most runs fit into a batch as
+        they are, and the others are cut by count. Only where bytes may be the
+        limit is each job looked at.
+        """
+        if self._open.size + size + len(jobs) * _OVERHEAD > self._max_bytes:
+            for job in jobs:
+                self.add(job, ticket, now)
+
+            return
+
+        each = size // len(jobs) + _OVERHEAD
+        at = 0
+        while at < len(jobs):
             batch = self._open
+            if not batch.jobs:
+                self._opened_at = now
 
-        jobs = batch.jobs
-        if not jobs:
-            self._opened_at = now
-
-        jobs.append(job)
-        batch.tickets.append(ticket)
-        batch.size += size
-        if len(jobs) >= self._max_jobs or batch.size >= self._max_bytes:
-            self._close()
+            part = jobs[at : at + self._max_jobs - len(batch.jobs)]
+            batch.jobs += part
+            batch.tickets += [ticket] * len(part)
+            batch.size += each * len(part)
+            at += len(part)
+            if len(batch.jobs) >= self._max_jobs:
+                self._close()
 
     def add_dead(self, job: Job, why: str, ticket: Ticket, now: float) -> None:
         """Queue a job that no handler shall see: its row could not be decoded."""
@@ -120,10 +138,12 @@ class Batcher:
         return forgotten
 
     def _put(self, job: Job, ticket: Ticket, now: float) -> None:
-        self._opened_at = now
+        if not self._open.jobs:
+            self._opened_at = now
+
         self._open.jobs.append(job)
         self._open.tickets.append(ticket)
-        self._open.size += len(job.payload) + _OVERHEAD
+        self._open.size += _size(job)
 
     def _close(self) -> None:
         if self._open.jobs:
@@ -131,3 +151,7 @@ class Batcher:
             self._closed_jobs += len(self._open.jobs)
             self._closed_size += self._open.size
             self._open = Batch()
+
+
+def _size(job: Job) -> int:
+    return len(job.payload) + _OVERHEAD

@@ -15,8 +15,8 @@ from pgcdc_outbox.demo.report import table, verdict
 from pgcdc_outbox.demo.screen import Screen
 from pgcdc_outbox.demo.shop import create_shop
 from pgcdc_outbox.demo.trial import Trial
-from pgcdc_outbox.postgres.maintenance import Maintenance
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.testing import PostgresServer
 
 

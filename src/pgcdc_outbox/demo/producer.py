@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from pgcdc_outbox.demo.orders import Kind, Placed, delay_of, kind_of
 from pgcdc_outbox.demo.record import Order
-from pgcdc_outbox.postgres.client import Client
+from pgcdc_outbox.postgres.producer.client import Client
 
 TOPIC = "order.placed"
 

@@ -19,7 +19,7 @@ from pgcdc_outbox.demo.producers import Producers
 from pgcdc_outbox.demo.record import Record
 from pgcdc_outbox.demo.screen import Screen
 from pgcdc_outbox.events import Event, Streaming
-from pgcdc_outbox.postgres.lag import measure
+from pgcdc_outbox.postgres.report.lag import measure
 
 # The longest delay of a job, its retries, and patience with a busy machine.
 _SETTLE_SECONDS: Final = 30.0

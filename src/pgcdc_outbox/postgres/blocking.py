@@ -16,13 +16,22 @@ class Patience:
     """How long one transaction may keep others waiting: from its first strong lock to its end.
 
     They queue behind a lock that is only asked for, too, so the time spent
-    waiting for it counts.
+    waiting for it counts. ``lock_timeout`` limits each wait further.
     """
 
-    def __init__(self, connection: Connection[Row], schema: str, timeout: timedelta) -> None:
+    def __init__(
+        self,
+        connection: Connection[Row],
+        schema: str,
+        timeout: timedelta,
+        *,
+        lock_timeout: timedelta | None = None,
+    ) -> None:
         self._connection = connection
         self._schema = schema
         self._ends = time.monotonic() + timeout.total_seconds()
+        if lock_timeout is not None:
+            limit_waiting(connection, lock_timeout)
 
     def run(self, name: str, **parameters: Any) -> Cursor[Row]:
         """Execute a statement in what is left of the time."""

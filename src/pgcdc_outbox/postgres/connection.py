@@ -17,6 +17,7 @@ from pgcdc_outbox.errors import (
     SettingsError,
     SourceUnavailable,
 )
+from pgcdc_outbox.postgres.names import publication_name
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import KEEPALIVE
 from pgcdc_outbox.postgres.sqlstate import map_error
@@ -83,8 +84,8 @@ def run(
     **parameters: Any,
 ) -> psycopg.Cursor[Row]:
     """Execute the statement called ``name``. ``partition`` replaces ``:"partition"``."""
-    # Parameters are always given, so "%" is always read as a marker: double it in names.
-    text = query(name, schema)
+    # Parameters are always given, so "%" is always read as a marker: it is doubled in names.
+    text = query(name, schema).replace(':"publication"', quoted(publication_name(schema)))
     if partition:
         text = text.replace(':"partition"', quoted(partition).replace("%", "%%"))
 

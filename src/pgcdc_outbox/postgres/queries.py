@@ -11,6 +11,7 @@ from pgcdc_outbox.postgres.names import publication_name
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
+@lru_cache(maxsize=512)
 def query(name: str, schema: str) -> str:
     """The statement called ``name``, written for ``schema``, to be run with parameters.
 
@@ -18,14 +19,17 @@ def query(name: str, schema: str) -> str:
     doubled here, as in all text that psycopg looks for placeholders in.) Raises
     `KeyError` for a name that no file holds.
     """
-    return for_schema(_blocks()[name], schema.replace("%", "%%"))
+    return _fill(_blocks()[name], schema, per_cent="%%")
 
 
-@lru_cache(maxsize=512)
 def for_schema(text: str, schema: str) -> str:
     """Replace psql's markers ``:"schema"`` and ``:'publication'`` as psql would."""
-    quoted = sql.Identifier(schema).as_string(None)
-    publication = sql.Literal(publication_name(schema)).as_string(None)
+    return _fill(text, schema, per_cent="%")
+
+
+def _fill(text: str, schema: str, *, per_cent: str) -> str:
+    quoted = sql.Identifier(schema).as_string(None).replace("%", per_cent)
+    publication = sql.Literal(publication_name(schema)).as_string(None).replace("%", per_cent)
     return text.replace(':"schema"', quoted).replace(":'publication'", publication)
 
 

@@ -27,6 +27,7 @@ create table immediate (
     history      jsonb,
     xid          xid8        not null default pg_current_xact_id(),
     constraint immediate_attempt_check check (attempt >= 1),
+    constraint immediate_created_at_check check (isfinite(created_at)),
     constraint immediate_topic_check   check (topic <> '' and octet_length(topic) <= 255),
     constraint immediate_key_check     check (octet_length(key) <= 1024),
     constraint immediate_headers_check check (jsonb_typeof(headers) = 'object'),

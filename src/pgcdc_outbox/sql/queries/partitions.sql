@@ -69,6 +69,11 @@ select * from moved
 -- What ATTACH takes anyhow; it conflicts with no producer and no reader.
 lock table only :"schema".immediate in share update exclusive mode
 
+-- name: stop_producers
+-- Who waits here has not been routed to a partition yet, and will see the new one.
+-- Readers go on.
+lock table only :"schema".immediate in share row exclusive mode
+
 -- name: lock_partition
 lock table only :"schema".:"partition" in access exclusive mode
 
@@ -78,6 +83,10 @@ alter table :"schema".immediate
 
 -- name: drop_bounds_check
 alter table :"schema".:"partition" drop constraint within_bounds
+
+-- name: make_readers_forget
+-- Changes nothing, and so tells every reader of the log to look again what is published.
+alter publication :"publication" set (publish = 'insert')
 
 -- name: has_rows
 select exists (select from :"schema".:"partition") as present

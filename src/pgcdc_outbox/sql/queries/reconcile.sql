@@ -3,6 +3,7 @@ select count(*)
 from :"schema".immediate
 where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
   and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
+  and (xid, id) > (%(xid)s::xid8, %(id)s)
   and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
   and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
   and (consumer is null or consumer = %(consumer)s);

@@ -1,0 +1,1 @@
+"""Where outcomes are kept: failures, dead letters, and their way back."""

@@ -1,0 +1,86 @@
+"""Where failures become durable: one statement for each batch."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pgcdc_outbox.core.verdict import Failure
+from pgcdc_outbox.errors import Fenced, OutboxError
+from pgcdc_outbox.job import JSON_TYPE, Failing
+from pgcdc_outbox.outcome import Dead, Retry
+from pgcdc_outbox.postgres.queries import query
+from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.sqlstate import ledger_error
+
+# The first error tells what went wrong, the last ones what goes wrong now.
+_HISTORY_LIMIT = 50
+
+# A date that PostgreSQL can express, whatever a handler asks for: ten years.
+_LONGEST_DELAY = 10 * 366 * 86400.0
+
+
+class PostgresLedger:
+    """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
+
+    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+        self._session = session
+        self._consumer = consumer
+        self._record = query("record", schema)
+
+    async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
+        """Write all of them, or none; an attempt that is known already is passed over.
+
+        Raises `Fenced` for an old epoch, `LedgerUnavailable` when trying again
+        may help, and other `OutboxError` when it will not.
+        """
+        try:
+            (held,) = await self._session.row(
+                self._record,
+                {"consumer": self._consumer, "epoch": epoch, **_columns(failures)},
+                doing="record outcomes",
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
+
+        if not held:
+            raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+
+def _columns(failures: Sequence[Failure]) -> dict[str, list[object]]:
+    jobs = [failure.job for failure in failures]
+    fates = [failure.fate for failure in failures]
+    return {
+        "ids": [job.id for job in jobs],
+        "attempts": [job.attempt for job in jobs],
+        "prior_attempts": [job.prior_attempts for job in jobs],
+        "created_us": [job.created_us for job in jobs],
+        "topics": [job.topic for job in jobs],
+        "payloads": [job.payload for job in jobs],
+        "keys": [job.key for job in jobs],
+        "headers": [_json(job.headers) if job.headers else None for job in jobs],
+        "content_types": [
+            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
+        ],
+        "delays": [_delay(fate) for fate in fates],
+        "reasons": [None if isinstance(fate, Retry) else fate.reason for fate in fates],
+        "errors": [failure.error for failure in failures],
+        "texts": [failure.text for failure in failures],
+        "jobs": [failure.jobs for failure in failures],
+        "histories": [_json(_bounded(job.errors)) for job in jobs],
+    }
+
+
+def _delay(fate: Retry | Dead) -> float | None:
+    """Seconds until the next attempt; None for no further one."""
+    return min(fate.after or 0.0, _LONGEST_DELAY) if isinstance(fate, Retry) else None
+
+
+def _bounded(errors: Sequence[Failing]) -> Sequence[Failing]:
+    if len(errors) < _HISTORY_LIMIT:
+        return errors
+
+    return [errors[0], *errors[2 - _HISTORY_LIMIT :]]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

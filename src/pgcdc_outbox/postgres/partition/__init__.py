@@ -1,0 +1,1 @@
+"""The partitions of the outbox: made ahead, filled, dropped when settled."""

@@ -1,0 +1,133 @@
+"""Maintenance: partitions made ahead of time, and dropped when settled."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from msgspec import Struct
+from psycopg import Connection
+
+from pgcdc_outbox.errors import OutboxError, SettingsError
+from pgcdc_outbox.postgres.connection import Row, run, session
+from pgcdc_outbox.postgres.migrate import check_schema
+from pgcdc_outbox.postgres.names import lock_key
+from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
+from pgcdc_outbox.postgres.partition.partitions import check_interval
+from pgcdc_outbox.postgres.partition.retention import Kept, Retention
+
+logger = logging.getLogger(__name__)
+
+_MOST_AHEAD = 1000
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What one run did, and what it could not do."""
+
+    created: tuple[str, ...] = ()
+    """Partitions made."""
+    moved: int = 0
+    """Rows moved to them from DEFAULT."""
+    delayed: tuple[str, ...] = ()
+    """Why a partition was not made; its rows go to DEFAULT meanwhile."""
+    dropped: tuple[str, ...] = ()
+    """Partitions dropped."""
+    kept: tuple[Kept, ...] = ()
+    """Partitions older than the retention that are still there, and why."""
+    busy: bool = False
+    """Somebody else was at it, so that nothing was done."""
+
+
+def _ignore(report: Report) -> None:
+    pass
+
+
+class Maintenance:
+    """Keeps the partitions of one outbox.
+
+    Needs to be the owner of the outbox, or a member of that role, and a
+    connection of its own: not one that a pooler shares between transactions.
+    No producer waits for it longer than ``lock_timeout``. ``observe`` is told
+    of every run.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        schema: str = "outbox",
+        interval: timedelta = timedelta(days=1),
+        ahead: int = 3,
+        retention: timedelta = timedelta(days=7),
+        lock_timeout: timedelta = timedelta(seconds=1),
+        observe: Callable[[Report], None] = _ignore,
+    ) -> None:
+        check_schema(schema)
+        if not 1 <= ahead <= _MOST_AHEAD:
+            raise SettingsError(f"ahead: {ahead} is not a number from 1 to {_MOST_AHEAD}")
+
+        if retention < timedelta(0):
+            raise SettingsError("retention: it is negative")
+
+        if lock_timeout <= timedelta(0):
+            raise SettingsError("lock_timeout: it must be more than nothing")
+
+        self._conninfo = conninfo
+        self._schema = schema
+        self._interval = check_interval(interval)
+        self._ahead = ahead
+        self._retention = retention
+        self._lock_timeout = lock_timeout
+        self._observe = observe
+
+    def once(self) -> Report:
+        """Do what is due, and say what was done. Raises `OutboxError`."""
+        with session(self._conninfo, doing="maintain the partitions") as connection:
+            report = self._do(connection)
+
+        self._observe(report)
+        return report
+
+    def run(self, *, every: timedelta, stop: threading.Event | None = None) -> None:
+        """Do it again and again, until ``stop`` is set. A transient error is logged and passes."""
+        stop = threading.Event() if stop is None else stop
+        while not stop.is_set():
+            try:
+                self.once()
+            except OutboxError as error:
+                if not error.transient:
+                    raise
+
+                logger.warning("maintenance failed and will be tried again: %s", error)
+
+            stop.wait(every.total_seconds())
+
+    def _do(self, connection: Connection[Row]) -> Report:
+        # One at a time; the end of the connection gives the lock back.
+        key = lock_key(self._schema, "maintain")
+        turn = run(connection, "try_lock", self._schema, key=key).fetchone()
+        if turn is None or not any(turn.values()):
+            return Report(busy=True)
+
+        # However long moving rows takes: nobody waits for that.
+        connection.execute("set statement_timeout = 0")
+        making = LookAhead(
+            connection,
+            self._schema,
+            interval=self._interval,
+            ahead=self._ahead,
+            lock_timeout=self._lock_timeout,
+        ).make()
+        dropping = Retention(
+            connection,
+            self._schema,
+            retention=self._retention,
+            lock_timeout=self._lock_timeout,
+        ).apply()
+        return Report(
+            created=making.created,
+            moved=making.moved,
+            delayed=making.delayed,
+            dropped=dropping.dropped,
+            kept=dropping.kept,
+        )

@@ -1,0 +1,1 @@
+"""Enqueueing: in the caller's transaction, or in one of its own."""

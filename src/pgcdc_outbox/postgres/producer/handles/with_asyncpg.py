@@ -1,0 +1,61 @@
+"""The handle of asyncpg. It imports nothing of it: connections bring what is needed."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from pgcdc_outbox.errors import TransactionMissing
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.copying import Copy, copies
+from pgcdc_outbox.postgres.producer.handles.placing import place
+from pgcdc_outbox.postgres.producer.handles.statements import numbered
+
+
+class AsyncpgHandle:
+    """An asyncpg connection with a transaction open."""
+
+    __slots__ = ("_connection", "_schema", "_statements")
+
+    def __init__(self, connection: Any, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._statements = numbered(schema)
+
+    async def insert(self, row: Row) -> int:
+        """Insert one row; its id."""
+        statement = self._statements.of(row)
+        found = await self._connection.fetchrow(statement.text, *statement.values_of(row))
+        number: int = found[0]
+        return number
+
+    async def insert_many(self, rows: Sequence[Row]) -> list[int]:
+        """Insert some rows, at least one; their ids, in the same order."""
+        take = self._statements.take_ids
+        arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
+        ids, clock_us = await self._connection.fetchrow(take.text, *arguments)
+        placing = place(rows, ids, clock_us)
+        for part in copies(placing):
+            await self._connection.copy_to_table(
+                part.table,
+                source=_stream(part),
+                columns=part.columns,
+                schema_name=self._schema,
+                format="binary",
+            )
+
+        return placing.ids
+
+
+async def join_async(tx: Any, schema: str) -> AsyncpgHandle:
+    """Join the transaction of a connection, also of one that a pool lent."""
+    if not tx.is_in_transaction():
+        raise TransactionMissing(
+            "tx: the asyncpg connection has no transaction open",
+            hint="Use `async with connection.transaction():`, or leave tx out.",
+        )
+
+    return AsyncpgHandle(tx, schema)
+
+
+async def _stream(part: Copy) -> AsyncIterator[bytes]:
+    for chunk in part.chunks():
+        yield chunk

@@ -1,0 +1,118 @@
+"""Handles of psycopg: connections, cursors and transactions, sync and async.
+
+Each statement has a plain cursor of its own, so that neither the results of the
+caller's cursor nor a row factory get in the way.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgcdc_outbox.errors import TransactionMissing
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.copying import copies
+from pgcdc_outbox.postgres.producer.handles.placing import place
+from pgcdc_outbox.postgres.producer.handles.statements import formatted
+
+
+class PsycopgHandle:
+    """A psycopg connection, in whatever transaction it is."""
+
+    __slots__ = ("_connection", "_schema", "_statements")
+
+    def __init__(self, connection: Connection[Any], schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._statements = formatted(schema)
+
+    def insert(self, row: Row) -> int:
+        """Insert one row; its id."""
+        statement = self._statements.of(row)
+        cursor = Cursor(self._connection, row_factory=tuple_row)
+        found = cursor.execute(statement.text, statement.values_of(row)).fetchone()
+        return _only(found)
+
+    def insert_many(self, rows: Sequence[Row]) -> list[int]:
+        """Insert some rows, at least one; their ids, in the same order."""
+        take = self._statements.take_ids
+        arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
+        cursor = Cursor(self._connection, row_factory=tuple_row)
+        ids, clock_us = cursor.execute(take.text, arguments).fetchall()[0]
+        placing = place(rows, ids, clock_us)
+        for part in copies(placing, _encoding(self._connection)):
+            with cursor.copy(part.statement(self._schema)) as copy:
+                for chunk in part.chunks():
+                    copy.write(chunk)
+
+        return placing.ids
+
+
+class AsyncPsycopgHandle:
+    """An asynchronous psycopg connection, in whatever transaction it is."""
+
+    __slots__ = ("_connection", "_schema", "_statements")
+
+    def __init__(self, connection: AsyncConnection[Any], schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._statements = formatted(schema)
+
+    async def insert(self, row: Row) -> int:
+        """Insert one row; its id."""
+        statement = self._statements.of(row)
+        cursor = AsyncCursor(self._connection, row_factory=tuple_row)
+        await cursor.execute(statement.text, statement.values_of(row))
+        return _only(await cursor.fetchone())
+
+    async def insert_many(self, rows: Sequence[Row]) -> list[int]:
+        """Insert some rows, at least one; their ids, in the same order."""
+        take = self._statements.take_ids
+        arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
+        cursor = AsyncCursor(self._connection, row_factory=tuple_row)
+        await cursor.execute(take.text, arguments)
+        ((ids, clock_us),) = await cursor.fetchall()
+        placing = place(rows, ids, clock_us)
+        for part in copies(placing, _encoding(self._connection)):
+            async with cursor.copy(part.statement(self._schema)) as copy:
+                for chunk in part.chunks():
+                    await copy.write(chunk)
+
+        return placing.ids
+
+
+def join(tx: Any, schema: str) -> PsycopgHandle:
+    """Join the transaction of a Connection, Cursor or Transaction."""
+    connection = tx if isinstance(tx, Connection) else tx.connection
+    _require_transaction(connection)
+    return PsycopgHandle(connection, schema)
+
+
+async def join_async(tx: Any, schema: str) -> AsyncPsycopgHandle:
+    """Join the transaction of an AsyncConnection, AsyncCursor or AsyncTransaction."""
+    connection = tx if isinstance(tx, AsyncConnection) else tx.connection
+    _require_transaction(connection)
+    return AsyncPsycopgHandle(connection, schema)
+
+
+def _require_transaction(connection: BaseConnection[Any]) -> None:
+    # Without autocommit, psycopg begins one before our statement.
+    if connection.autocommit and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        raise TransactionMissing(
+            f"tx: the {type(connection).__name__} is in autocommit mode, with no transaction open",
+            hint="Use `with connection.transaction():`, or leave tx out to commit the job alone.",
+        )
+
+
+def _encoding(connection: BaseConnection[Any]) -> str:
+    encoding = connection.info.encoding
+    # SQL_ASCII: the server takes any bytes; psycopg sends UTF-8 too.
+    return "utf-8" if encoding == "ascii" else encoding
+
+
+def _only(found: tuple[Any, ...] | None) -> int:
+    assert found is not None, "an insert with returning gives a row"
+    number: int = found[0]
+    return number

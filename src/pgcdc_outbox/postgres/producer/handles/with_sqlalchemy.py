@@ -1,0 +1,130 @@
+"""Handles of SQLAlchemy: sessions and connections, sync and async, on any driver.
+
+Statements go through the session or connection itself, so that its autobegin,
+savepoints and events apply. Imported only once somebody hands one over.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final
+
+from sqlalchemy import TextClause, text
+
+from pgcdc_outbox.errors import JobInvalid, TransactionMissing
+from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.placing import Placed, Placing, place
+from pgcdc_outbox.postgres.producer.handles.statements import Statement, Statements, named
+
+_CHUNK_ROWS: Final = 10_000
+
+
+class SqlalchemyHandle:
+    """A Session, scoped_session or Connection."""
+
+    __slots__ = ("_executor", "_statements")
+
+    def __init__(self, executor: Any, schema: str) -> None:
+        self._executor = executor
+        self._statements = named(schema)
+
+    def insert(self, row: Row) -> int:
+        """Insert one row; its id."""
+        statement = self._statements.of(row)
+        number: int = self._executor.execute(
+            _clause(statement), _arguments(statement, row)
+        ).scalar_one()
+        return number
+
+    def insert_many(self, rows: Sequence[Row]) -> list[int]:
+        """Insert some rows, at least one; their ids, in the same order."""
+        arguments = {"sequence": self._statements.sequence, "count": len(rows)}
+        taken = self._executor.execute(_clause(self._statements.take_ids), arguments)
+        placing = place(rows, *taken.one())
+        for statement, values in _inserts(placing, self._statements):
+            self._executor.execute(_clause(statement), values)
+
+        return placing.ids
+
+
+class AsyncSqlalchemyHandle:
+    """An AsyncSession, async_scoped_session or AsyncConnection."""
+
+    __slots__ = ("_executor", "_statements")
+
+    def __init__(self, executor: Any, schema: str) -> None:
+        self._executor = executor
+        self._statements = named(schema)
+
+    async def insert(self, row: Row) -> int:
+        """Insert one row; its id."""
+        statement = self._statements.of(row)
+        result = await self._executor.execute(_clause(statement), _arguments(statement, row))
+        number: int = result.scalar_one()
+        return number
+
+    async def insert_many(self, rows: Sequence[Row]) -> list[int]:
+        """Insert some rows, at least one; their ids, in the same order."""
+        arguments = {"sequence": self._statements.sequence, "count": len(rows)}
+        taken = await self._executor.execute(_clause(self._statements.take_ids), arguments)
+        placing = place(rows, *taken.one())
+        for statement, values in _inserts(placing, self._statements):
+            await self._executor.execute(_clause(statement), values)
+
+        return placing.ids
+
+
+def join(tx: Any, schema: str) -> SqlalchemyHandle:
+    """Join the transaction of a Session, scoped_session or Connection."""
+    # A session begins here, if it has not yet: the statement would do the same.
+    connection = tx.connection() if hasattr(tx, "get_bind") else tx
+    _require_transaction(connection)
+    return SqlalchemyHandle(tx, schema)
+
+
+async def join_async(tx: Any, schema: str) -> AsyncSqlalchemyHandle:
+    """Join the transaction of an AsyncSession, async_scoped_session or AsyncConnection."""
+    connection = await tx.connection() if hasattr(tx, "get_bind") else tx
+    _require_transaction(connection.sync_connection)
+    return AsyncSqlalchemyHandle(tx, schema)
+
+
+def _require_transaction(connection: Any) -> None:
+    if connection.dialect.name != "postgresql":
+        raise JobInvalid(
+            f"tx: it is bound to {connection.dialect.name}, and the outbox is in PostgreSQL"
+        )
+
+    # Only looked at. Every driver that SQLAlchemy has for PostgreSQL tells its mode here.
+    if getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        raise TransactionMissing(
+            "tx: the SQLAlchemy connection is in AUTOCOMMIT mode: each statement commits alone",
+            hint="Use an engine without isolation_level='AUTOCOMMIT', or leave tx out.",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _clause(statement: Statement) -> TextClause:
+    return text(statement.text)
+
+
+def _arguments(statement: Statement, row: Row) -> dict[str, Any]:
+    return dict(zip(statement.names, statement.values_of(row), strict=True))
+
+
+def _inserts(
+    placing: Placing, statements: Statements
+) -> Iterator[tuple[Statement, dict[str, list[Any]]]]:
+    """The statements that insert all of it, a bounded number of jobs each."""
+    for statement, jobs in (
+        (statements.many_immediate, placing.immediate),
+        (statements.many_scheduled, placing.scheduled),
+    ):
+        remaining = iter(jobs)
+        while chunk := list(islice(remaining, _CHUNK_ROWS)):
+            yield statement, _columns(statement, chunk)
+
+
+def _columns(statement: Statement, jobs: Sequence[Placed]) -> dict[str, list[Any]]:
+    columns = zip(*map(statement.values_of, jobs), strict=True)
+    return dict(zip(statement.names, map(list, columns), strict=True))

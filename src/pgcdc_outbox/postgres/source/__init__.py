@@ -1,0 +1,1 @@
+"""The source of jobs: the slot, the log, and the table behind them."""

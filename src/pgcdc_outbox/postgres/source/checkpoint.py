@@ -1,0 +1,127 @@
+"""The durable position: a snapshot whose every job is settled, and a place in the log.
+
+The snapshot is taken first and the place second, so whatever the snapshot sees
+wrote its commit before the place. Once everything before the place is settled,
+everything in the snapshot is, and the pair may be saved. From then on only rows
+that the snapshot does not see can be unhandled, whatever became of the slot.
+"""
+
+import time
+
+from msgspec import Struct
+
+from pgcdc_outbox.lsn import LSN
+from pgcdc_outbox.postgres.source.leadership import Leadership
+
+NOTHING_SEEN = "1:1:"
+"""The snapshot that sees no row at all."""
+
+
+class System(Struct, frozen=True):
+    """Which cluster, and which of its histories."""
+
+    system_id: str
+    timeline: int
+
+
+class Reconcile(Struct, frozen=True, kw_only=True):
+    """Rows that only the table can give: visible in ``target``, not in ``since``."""
+
+    since: str
+    target: str
+    position: LSN
+    """Where the slot takes over."""
+    cursor: tuple[str, int] = ("0", 0)
+    """Settled up to this xid and id."""
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """What was saved last."""
+
+    system: System
+    snapshot: str
+    lsn: LSN
+    flushed: LSN
+    reconcile: Reconcile | None
+
+
+async def load(leadership: Leadership) -> Checkpoint | None:
+    """The checkpoint of this consumer; None before its first start."""
+    rows = await leadership.rows(
+        "load_checkpoint", {"consumer": leadership.consumer}, doing="load the checkpoint"
+    )
+    if not rows:
+        return None
+
+    system_id, timeline, snapshot, lsn, flushed, target, target_lsn, xid, id_ = rows[0]
+    reconcile = None
+    if target is not None:
+        reconcile = Reconcile(
+            since=snapshot,
+            target=target,
+            position=LSN.parse(target_lsn),
+            cursor=("0", 0) if xid is None else (xid, id_),
+        )
+
+    return Checkpoint(
+        system=System(system_id, timeline),
+        snapshot=snapshot,
+        lsn=LSN.parse(lsn),
+        flushed=LSN.parse(flushed),
+        reconcile=reconcile,
+    )
+
+
+class Checkpointer:
+    """Takes a position, waits until the log is settled up to it, and saves it."""
+
+    # A quiet outbox writes this often all the same, so that a person sees it lives.
+    IDLE_SECONDS = 60.0
+
+    def __init__(self, leadership: Leadership, system: System, *, snapshot: str, lsn: LSN) -> None:
+        self._leadership = leadership
+        self._system = system
+        self._snapshot = snapshot
+        self._lsn = lsn
+        self._pending: tuple[str, LSN] | None = None
+        self._saved_at = time.monotonic()
+        self._news = True
+
+    def settle(self) -> None:
+        """Jobs were settled: there is something to save."""
+        self._news = True
+
+    async def step(self, flushed: LSN) -> bool:
+        """Take a position, or save the one that was taken. Returns whether one was saved."""
+        if self._pending is None:
+            if self._news or time.monotonic() - self._saved_at >= self.IDLE_SECONDS:
+                self._news = False
+                ((snapshot, lsn),) = await self._leadership.rows(
+                    "take_position", doing="take a position"
+                )
+                self._pending = snapshot, LSN.parse(lsn)
+
+            return False
+
+        if flushed < self._pending[1]:
+            return False
+
+        self._snapshot, self._lsn = self._pending
+        self._pending = None
+        await self.save(flushed)
+        return True
+
+    async def save(self, flushed: LSN) -> None:
+        """Save the last position whose jobs are all settled, with a newer ``flushed``."""
+        await self._leadership.fenced(
+            "save_checkpoint",
+            {
+                "system_id": self._system.system_id,
+                "timeline": self._system.timeline,
+                "snapshot": self._snapshot,
+                "lsn": str(self._lsn),
+                "flushed": str(max(flushed, self._lsn)),
+            },
+            doing="save the checkpoint",
+        )
+        self._saved_at = time.monotonic()

@@ -1,0 +1,109 @@
+"""The source that reads the write-ahead log."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.core.feedback import report_interval
+from pgcdc_outbox.errors import SlotInUse
+from pgcdc_outbox.events import SlotCreated
+from pgcdc_outbox.lsn import LSN
+from pgcdc_outbox.postgres.names import slot_name
+from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.source.checkpoint import load
+from pgcdc_outbox.postgres.source.feed import LogicalFeed
+from pgcdc_outbox.postgres.source.leadership import Leadership, lead
+from pgcdc_outbox.postgres.source.slots import find_start
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
+
+
+class LogicalSource:
+    """Takes hold of a consumer and reads its slot."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        consumer: str,
+        schema: str,
+        instance: str,
+        checkpoint_interval: float,
+        notice: Notice,
+    ) -> None:
+        self._conninfo = conninfo
+        self._consumer = consumer
+        self._schema = schema
+        self._instance = instance
+        self._checkpoint_interval = checkpoint_interval
+        self._notice = notice
+        self._waiting: Session | None = None
+        self._resume = LSN(0)
+        self._known: Mapping[int, int] = {}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LogicalFeed]:
+        """Lock, find or make the slot, and be ready to stream. Raises `OutboxError`."""
+        control, self._waiting = self._waiting or self._connection(), None
+        stream: ReplicationStream | None = None
+        try:
+            leadership = await self._lead(control)
+            stream = await ReplicationStream.open(self._conninfo, name=self._instance)
+            feed = await self._feed(stream, leadership)
+            try:
+                yield feed
+            finally:
+                self._resume = feed.flushed
+                self._known = feed.ahead()
+        finally:
+            if stream is not None:
+                stream.close()
+
+            if control is not self._waiting:
+                control.close()
+
+    def close(self) -> None:
+        """Close what was kept open to stand by."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    async def _lead(self, control: Session) -> Leadership:
+        try:
+            return await lead(
+                control, consumer=self._consumer, schema=self._schema, instance=self._instance
+            )
+        except SlotInUse:
+            # It will be asked again in a moment: no new connection for each time.
+            self._waiting = control
+            raise
+
+    def _connection(self) -> Session:
+        return Session(self._conninfo, name=self._instance, reconnects=False)
+
+    async def _feed(self, stream: ReplicationStream, leadership: Leadership) -> LogicalFeed:
+        slot = slot_name(self._schema, self._consumer, leadership.database_oid)
+        start = await find_start(stream, leadership, await load(leadership), slot)
+        if start.created:
+            self._notice(
+                SlotCreated(
+                    consumer=self._consumer,
+                    slot=slot,
+                    position=start.position,
+                    reason=start.created,
+                )
+            )
+
+        ((timeout,),) = await stream.query(
+            "select setting from pg_settings where name = 'wal_sender_timeout'",
+            doing="ask for wal_sender_timeout",
+        )
+        return LogicalFeed(
+            stream,
+            leadership,
+            start,
+            resume=self._resume,
+            known=self._known,
+            interval=report_interval(int(timeout or 0) / 1000),
+            checkpoint_interval=self._checkpoint_interval,
+            notice=self._notice,
+        )

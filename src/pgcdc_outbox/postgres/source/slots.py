@@ -1,0 +1,184 @@
+"""The replication slot of a consumer: found, judged, or made anew."""
+
+from msgspec import Struct
+
+from pgcdc_outbox.errors import (
+    CheckpointForeign,
+    PublicationMissing,
+    SlotForeign,
+    SlotInUse,
+)
+from pgcdc_outbox.lsn import LSN
+from pgcdc_outbox.pgoutput import commands
+from pgcdc_outbox.postgres.names import publication_name
+from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, Checkpoint, Reconcile, System
+from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.stream import ReplicationStream
+
+
+class Start(Struct, frozen=True, kw_only=True):
+    """Where to begin."""
+
+    slot: str
+    publication: str
+    system: System
+    snapshot: str
+    """Every job visible in it is settled."""
+    lsn: LSN
+    position: LSN
+    """Where to read on; 0/0 leaves it to the slot."""
+    reconcile: Reconcile | None
+    """What to read from the table first."""
+    replayed: str
+    """The snapshot since which attempts may have been recorded that the log brings again."""
+    created: str = ""
+    """Why a new slot was made; empty if the old one goes on."""
+
+
+async def require_publication(leadership: Leadership) -> str:
+    """The publication's name. Raises `PublicationMissing` if it would not bring the jobs."""
+    name = publication_name(leadership.schema)
+    rows = await leadership.rows(
+        "find_publication",
+        {"publication": name, "schema": leadership.schema},
+        doing="check the publication",
+    )
+    if not rows:
+        raise PublicationMissing(f"publication {name} does not exist")
+
+    inserts, via_root, has_table = rows[0]
+    if not (inserts and via_root and has_table):
+        raise PublicationMissing(
+            f"publication {name} does not publish the inserts of {leadership.schema}.immediate "
+            "via its root",
+            hint=f"alter publication {commands.quote_identifier(name)} "
+            "set (publish = 'insert', publish_via_partition_root = true);",
+        )
+
+    return name
+
+
+async def find_start(
+    stream: ReplicationStream,
+    leadership: Leadership,
+    checkpoint: Checkpoint | None,
+    slot: str,
+) -> Start:
+    """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile."""
+    publication = await require_publication(leadership)
+    ((system_id, timeline, *_),) = await stream.query(
+        commands.identify_system(), doing="identify the system"
+    )
+    system = System(str(system_id), int(timeline or 0))
+    if checkpoint is not None and checkpoint.system.system_id != system.system_id:
+        raise CheckpointForeign(
+            f"the checkpoint of consumer {leadership.consumer} was saved in cluster "
+            f"{checkpoint.system.system_id}, this is {system.system_id}",
+            hint="After pg_upgrade: set system_id in the checkpoint to the new one. After a dump "
+            "and restore: delete the checkpoint; every job still in the table comes again.",
+        )
+
+    reason = await _why_not(leadership, checkpoint, slot)
+    if reason:
+        return await _create(stream, leadership, checkpoint, slot, publication, system, reason)
+
+    assert checkpoint is not None
+    same_history = checkpoint.system == system
+    position = checkpoint.flushed if same_history else LSN(0)
+    if position > leadership.flushed:
+        # Beyond the end of the log the server would swallow jobs without a word.
+        position = LSN(0)
+
+    return Start(
+        slot=slot,
+        publication=publication,
+        system=system,
+        snapshot=checkpoint.snapshot,
+        lsn=checkpoint.lsn if same_history else LSN(0),
+        position=position,
+        reconcile=checkpoint.reconcile,
+        replayed=checkpoint.snapshot if position else NOTHING_SEEN,
+    )
+
+
+async def _why_not(leadership: Leadership, checkpoint: Checkpoint | None, slot: str) -> str:
+    """Why the slot does not continue the checkpoint; empty if it does."""
+    rows = await leadership.rows("find_slot", {"slot": slot}, doing="look at the slot")
+    if rows:
+        kind, plugin, database, active_pid, wal_status, _, holder = rows[0]
+        if kind != "logical" or plugin != "pgoutput" or database != leadership.database:
+            raise SlotForeign(
+                f"slot {slot} exists, but it is a {kind} slot of "
+                f"{plugin or 'no plugin'} in database {database}",
+                hint=f"Drop it if nobody needs it: select pg_drop_replication_slot('{slot}');",
+            )
+
+        if active_pid is not None:
+            raise SlotInUse(f"slot {slot} is read by {holder or 'process'} (pid {active_pid})")
+
+    if checkpoint is None:
+        return "first start"
+
+    if not rows:
+        return "the slot is missing"
+
+    if wal_status == "lost":
+        return "the slot was invalidated: its log was removed"
+
+    if leadership.slot != slot:
+        return "the slot does not continue the checkpoint"
+
+    return ""
+
+
+async def _create(
+    stream: ReplicationStream,
+    leadership: Leadership,
+    checkpoint: Checkpoint | None,
+    slot: str,
+    publication: str,
+    system: System,
+    reason: str,
+) -> Start:
+    # From here until the plan is saved a crash leaves a slot that continues nothing;
+    # it is dropped and made again.
+    await leadership.fenced("forget_slot", {}, doing="prepare a new slot")
+    if await leadership.rows("find_slot", {"slot": slot}, doing="look at the slot"):
+        await stream.query(commands.drop_replication_slot(slot), doing=f"drop slot {slot}")
+
+    ((_, point, exported, _),) = await stream.query(
+        commands.create_replication_slot(
+            slot, server_version=stream.server_version, snapshot="export"
+        ),
+        doing=f"create slot {slot}",
+    )
+    # What the exported snapshot sees was committed before the slot's position, and
+    # everything else comes through the slot. Rows are never changed, so the text of
+    # the snapshot is enough to tell them apart later.
+    (target,) = await leadership.session.in_snapshot(
+        str(exported), "select pg_current_snapshot()::text", doing="read the slot's snapshot"
+    )
+    position = LSN.parse(str(point))
+    await leadership.fenced(
+        "plan_reconcile",
+        {
+            "slot": slot,
+            "system_id": system.system_id,
+            "timeline": system.timeline,
+            "target": target,
+            "target_lsn": str(position),
+        },
+        doing="plan to reconcile",
+    )
+    since = NOTHING_SEEN if checkpoint is None else checkpoint.snapshot
+    return Start(
+        slot=slot,
+        publication=publication,
+        system=system,
+        snapshot=since,
+        lsn=LSN(0),
+        position=position,
+        reconcile=Reconcile(since=since, target=target, position=position),
+        replayed=since,
+        created=reason,
+    )
