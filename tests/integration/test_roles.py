@@ -97,9 +97,11 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "save_checkpoint", {**me, **position})
     execute(consumer, "load_checkpoint", me)
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
-    execute(consumer, "count_unsettled", {**me, "since": "1:1:", "target": "1:1:"})
-    page = {"xid": "0", "id": 0, "limit": 1}
-    execute(consumer, "read_unsettled", {**me, **page, "since": "1:1:", "target": "1:1:"})
+    span = {**me, "since": "1:1:", "target": "1:1:", "xid": "0", "id": 0}
+    execute(consumer, "count_unsettled", span)
+    execute(consumer, "read_unsettled", {**span, "limit": 1, "bytes": 1})
+    execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1]})
+    execute(consumer, "may_replicate", {})
     execute(consumer, "promote", {**me, "limit": 1})
     execute(consumer, "find_slot", {"slot": "s"})
     execute(consumer, "find_publication", {"publication": "p", "schema": SCHEMA})
