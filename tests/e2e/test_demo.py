@@ -23,7 +23,7 @@ from pgcdc_outbox.demo.record import Call, Order, Record
 from pgcdc_outbox.demo.report import table, verdict
 from pgcdc_outbox.demo.screen import Screen
 from pgcdc_outbox.errors import SettingsError
-from pgcdc_outbox.postgres.client import Client
+from pgcdc_outbox.postgres.producer.client import Client
 from pgcdc_outbox.testing import PostgresServer
 from tests.wait import eventually
 
