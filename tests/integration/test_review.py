@@ -144,3 +144,12 @@ async def test_a_server_that_stops_does_not_wait_for_a_running_job(
                 subject.stop()
     assert not scope.cancelled_caught
     assert in_time
+
+
+async def test_once_ends_with_no_pause_between_promotions(outbox: Outbox) -> None:
+    outbox.put([1])
+    recorder = Recorder()
+    with anyio.fail_after(10):
+        await consumer(outbox, recorder, promote_interval=0).run(once=True)
+
+    assert recorder.values == [1]
