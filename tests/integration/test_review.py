@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from anyio import to_thread
 
 from pgcdc_outbox import Job
-from pgcdc_outbox.events import Streaming
+from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
@@ -153,3 +154,50 @@ async def test_once_ends_with_no_pause_between_promotions(outbox: Outbox) -> Non
         await consumer(outbox, recorder, promote_interval=0).run(once=True)
 
     assert recorder.values == [1]
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+async def test_the_encoding_of_the_database_does_not_matter(server: Any, encoding: str) -> None:
+    name = f"enc_{encoding.lower()}"
+
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(
+            f"create database {name} encoding '{encoding}' locale 'C' template template0".encode()
+        )
+    try:
+        migrate(server.dsn(name))
+        outbox = Outbox(server.dsn(name))
+        outbox.rows("insert into immediate (payload, topic) values ('0', 'tabled')")
+
+        def fail(jobs: Sequence[Job]) -> None:
+            raise ValueError("\N{SNOWMAN} \N{LATIN SMALL LETTER E WITH ACUTE}")
+
+        watcher = Watcher()
+        recorder = Recorder(fail)
+        async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+            outbox.rows("insert into immediate (payload) values ('1')")
+            await watcher.saw(JobDead, 2)
+    finally:
+        server.drop_database(name)
+
+
+@pytest.mark.parametrize("schema", ['we"ird %s', "100%", "it's", "Übergröße"])
+async def test_any_schema_name_works(database: str, schema: str) -> None:
+    migrate(database, schema=schema)
+    outbox = Outbox(database, schema)
+    before = outbox.put([0])
+    watcher = Watcher()
+
+    def then(jobs: Sequence[Job]) -> None:
+        if jobs[0].attempt == 1 and jobs[0].json() == 1:
+            raise ValueError("once")
+
+    recorder = Recorder(then)
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        outbox.put([1])
+        await recorder.got(3)
+        await watcher.saw(CheckpointSaved, 3)
+
+    assert recorder.values == [0, 1, 1]
+    assert recorder.ids[0] == before[0]
+    assert not watcher.of(Disconnected)

@@ -159,7 +159,14 @@ async def connect(
     """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
     try:
         given = psycopg.conninfo.conninfo_to_dict(conninfo)
-        merged: dict[str, Any] = {**KEEPALIVE, **given, **more, "application_name": name}
+        # Whatever the database has: the driver gives bytes for text in SQL_ASCII.
+        merged: dict[str, Any] = {
+            **KEEPALIVE,
+            **given,
+            "client_encoding": "UTF8",
+            **more,
+            "application_name": name,
+        }
         if options:
             merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
 
