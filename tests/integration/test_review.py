@@ -12,6 +12,7 @@ from anyio import to_thread
 from pgcdc_outbox import Job
 from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.reconcile import Reconciliation
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 pytestmark = pytest.mark.anyio
@@ -201,3 +202,26 @@ async def test_any_schema_name_works(database: str, schema: str) -> None:
     assert recorder.values == [0, 1, 1]
     assert recorder.ids[0] == before[0]
     assert not watcher.of(Disconnected)
+
+
+async def test_rereading_large_jobs_takes_little_memory(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.rows(
+        "insert into immediate (payload) select convert_to(repeat('x', 3 * 1024 * 1024), 'UTF8') "
+        "from generate_series(1, 30)"
+    )
+    outbox.put(range(20))
+    pages = []
+    deliver = Reconciliation._deliver
+
+    def spy(self: Any, rows: list[tuple[Any, ...]], *rest: Any) -> None:
+        pages.append(sum(len(row[4]) for row in rows))
+        deliver(self, rows, *rest)
+
+    monkeypatch.setattr(Reconciliation, "_deliver", spy)
+    recorder = Recorder()
+    await consumer(outbox, recorder).run(once=True)
+
+    assert len(recorder.ids) == len(set(recorder.ids)) == 50
+    assert max(pages) <= 8 * 1024 * 1024

@@ -99,7 +99,9 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
     execute(consumer, "count_unsettled", {**me, "since": "1:1:", "target": "1:1:"})
     page = {"xid": "0", "id": 0, "limit": 1}
-    execute(consumer, "read_unsettled", {**me, **page, "since": "1:1:", "target": "1:1:"})
+    execute(
+        consumer, "read_unsettled", {**me, **page, "bytes": 1, "since": "1:1:", "target": "1:1:"}
+    )
     execute(consumer, "promote", {**me, "limit": 1})
     execute(consumer, "find_slot", {"slot": "s"})
     execute(consumer, "find_publication", {"publication": "p", "schema": SCHEMA})

@@ -17,6 +17,7 @@ from pgcdc_outbox.postgres.checkpoint import Reconcile
 from pgcdc_outbox.postgres.leadership import Leadership
 
 _PAGE = 1000
+_PAGE_BYTES = 4 * 1024 * 1024
 
 
 class Reconciliation:
@@ -128,7 +129,7 @@ class Reconciliation:
         xid, id_ = cursor
         return await self._leadership.rows(
             "read_unsettled",
-            {**self._span(), "xid": xid, "id": id_, "limit": _PAGE},
+            {**self._span(), "xid": xid, "id": id_, "limit": _PAGE, "bytes": _PAGE_BYTES},
             doing="re-read the table",
         )
 
