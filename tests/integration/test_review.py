@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from anyio import to_thread
 
 from pgcdc_outbox import Job
-from pgcdc_outbox.events import Streaming
+from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.source.reconcile import Reconciliation
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 pytestmark = pytest.mark.anyio
@@ -153,3 +155,73 @@ async def test_once_ends_with_no_pause_between_promotions(outbox: Outbox) -> Non
         await consumer(outbox, recorder, promote_interval=0).run(once=True)
 
     assert recorder.values == [1]
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+async def test_the_encoding_of_the_database_does_not_matter(server: Any, encoding: str) -> None:
+    name = f"enc_{encoding.lower()}"
+
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(
+            f"create database {name} encoding '{encoding}' locale 'C' template template0".encode()
+        )
+    try:
+        migrate(server.dsn(name))
+        outbox = Outbox(server.dsn(name))
+        outbox.rows("insert into immediate (payload, topic) values ('0', 'tabled')")
+
+        def fail(jobs: Sequence[Job]) -> None:
+            raise ValueError("\N{SNOWMAN} \N{LATIN SMALL LETTER E WITH ACUTE}")
+
+        watcher = Watcher()
+        recorder = Recorder(fail)
+        async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+            outbox.rows("insert into immediate (payload) values ('1')")
+            await watcher.saw(JobDead, 2)
+    finally:
+        server.drop_database(name)
+
+
+@pytest.mark.parametrize("schema", ['we"ird %s', "100%", "it's", "Übergröße"])
+async def test_any_schema_name_works(database: str, schema: str) -> None:
+    migrate(database, schema=schema)
+    outbox = Outbox(database, schema)
+    before = outbox.put([0])
+    watcher = Watcher()
+
+    def then(jobs: Sequence[Job]) -> None:
+        if jobs[0].attempt == 1 and jobs[0].json() == 1:
+            raise ValueError("once")
+
+    recorder = Recorder(then)
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        outbox.put([1])
+        await recorder.got(3)
+        await watcher.saw(CheckpointSaved, 3)
+
+    assert recorder.values == [0, 1, 1]
+    assert recorder.ids[0] == before[0]
+    assert not watcher.of(Disconnected)
+
+
+async def test_rereading_large_jobs_takes_little_memory(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.rows(
+        "insert into immediate (payload) select convert_to(repeat('x', 3 * 1024 * 1024), 'UTF8') "
+        "from generate_series(1, 30)"
+    )
+    outbox.put(range(20))
+    pages = []
+    deliver = Reconciliation._deliver
+
+    def spy(self: Any, rows: list[tuple[Any, ...]], *rest: Any) -> None:
+        pages.append(sum(len(row[4]) for row in rows))
+        deliver(self, rows, *rest)
+
+    monkeypatch.setattr(Reconciliation, "_deliver", spy)
+    recorder = Recorder()
+    await consumer(outbox, recorder).run(once=True)
+
+    assert len(recorder.ids) == len(set(recorder.ids)) == 50
+    assert max(pages) <= 8 * 1024 * 1024

@@ -71,6 +71,12 @@ class Session:
                 lambda: _in_snapshot(connection, snapshot, statement, doing)
             )
 
+    async def encoding(self, *, doing: str) -> str:
+        """How the database keeps text, in the server's word for it, such as ``UTF8``."""
+        async with self._lock:
+            connection = await self._connected(doing)
+            return str(connection.info.parameter_status("server_encoding"))
+
     def close(self) -> None:
         """Close the connection, if it is open."""
         self._drop()
@@ -159,7 +165,14 @@ async def connect(
     """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
     try:
         given = psycopg.conninfo.conninfo_to_dict(conninfo)
-        merged: dict[str, Any] = {**KEEPALIVE, **given, **more, "application_name": name}
+        # Whatever the database has: the driver gives bytes for text in SQL_ASCII.
+        merged: dict[str, Any] = {
+            **KEEPALIVE,
+            **given,
+            "client_encoding": "UTF8",
+            **more,
+            "application_name": name,
+        }
         if options:
             merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
 

@@ -15,6 +15,9 @@ from pgcdc_outbox.postgres.sqlstate import ledger_error
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
 
+# Encodings that take any text: in SQL_ASCII bytes are bytes.
+_UNICODE = ("UTF8", "SQL_ASCII")
+
 # A date that PostgreSQL can express, whatever a handler asks for: ten years.
 _LONGEST_DELAY = 10 * 366 * 86400.0
 
@@ -34,9 +37,10 @@ class PostgresLedger:
         may help, and other `OutboxError` when it will not.
         """
         try:
+            unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures)},
+                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -46,7 +50,9 @@ class PostgresLedger:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
 
 
-def _columns(failures: Sequence[Failure]) -> dict[str, list[object]]:
+def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[object]]:
+    # A message that the database cannot spell must not keep its job from being recorded.
+    spell = str if unicode else ascii_only
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
@@ -62,12 +68,17 @@ def _columns(failures: Sequence[Failure]) -> dict[str, list[object]]:
             None if job.content_type == JSON_TYPE else job.content_type for job in jobs
         ],
         "delays": [_delay(fate) for fate in fates],
-        "reasons": [None if isinstance(fate, Retry) else fate.reason for fate in fates],
-        "errors": [failure.error for failure in failures],
-        "texts": [failure.text for failure in failures],
+        "reasons": [None if isinstance(fate, Retry) else spell(fate.reason) for fate in fates],
+        "errors": [spell(failure.error) for failure in failures],
+        "texts": [spell(failure.text) for failure in failures],
         "jobs": [failure.jobs for failure in failures],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
+
+
+def ascii_only(text: str) -> str:
+    """The text with everything else escaped as Python does."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _delay(fate: Retry | Dead) -> float | None:

@@ -118,6 +118,9 @@ class Decoding:
                     self._hand_over()
                     self._other(frame)
                     relation = b""
+                    if self._skips_rows():
+                        # What comes now is behind rows that were left out.
+                        break
         except (ProtocolError, IndexError, struct.error) as error:
             raise StreamCorrupt(
                 f"the stream cannot be read after {LSN(self._progress.received)}: {error}"

@@ -18,7 +18,7 @@ from pgcdc_outbox.postgres.source.leadership import Leadership
 
 # A page is held in memory: so many rows, or about so many bytes of payload.
 _PAGE = 1000
-_PAGE_BYTES = 16 * 1024 * 1024
+_PAGE_BYTES = 4 * 1024 * 1024
 
 
 class Reconciliation:
