@@ -9,7 +9,7 @@ begin;
 -- JSON, through the function. It returns the id of the job.
 select :"schema".enqueue('order.paid', '{"order": 123}');
 
--- With a key (jobs of one key are handled in order), headers and a delay.
+-- With a key (what the job is about), headers and a delay.
 select :"schema".enqueue(
     topic   => 'order.remind',
     payload => '{"order": 123}',

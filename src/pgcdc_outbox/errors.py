@@ -88,7 +88,7 @@ class SlotForeign(OutboxError):
 class PublicationMissing(OutboxError):
     """The publication of the outbox does not exist, or does not publish it."""
 
-    default_hint = "Run `pgcdc-outbox migrate`."
+    default_hint = "Create it again: `pgcdc-outbox migrate --print` shows how."
 
 
 class WalLevelTooLow(OutboxError):

@@ -17,8 +17,8 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the handler is: ``package.module:name``."""
     name: str = "default"
     """Name of the consumer."""
-    mode: Literal["logical", "polling"] = "logical"
-    """How jobs are read: from the log, or by asking the table."""
+    mode: Literal["logical"] = "logical"
+    """How jobs are read: from the log."""
     batch_size: int | None = None
     """Most jobs that one call of the handler gets; None leaves it to the consumer."""
     linger: float | None = None

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from pgcdc_outbox import Consumer, Job
-from pgcdc_outbox.errors import HandlerInvalid, SettingsError, SlotForeign
+from pgcdc_outbox.errors import HandlerInvalid, PermissionMissing, SettingsError, SlotForeign
 from pgcdc_outbox.events import (
     BatchSettled,
     CheckpointSaved,
@@ -26,6 +26,7 @@ from pgcdc_outbox.events import (
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.names import slot_name
+from pgcdc_outbox.postgres.source import stream
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
@@ -428,6 +429,41 @@ async def test_migrating_and_starting_beside_an_open_transaction_blocks_nobody(
             await recorder.got(2)
 
     assert sorted(recorder.values) == ["open", "other"]
+
+
+async def test_a_role_that_may_not_replicate_is_told_the_statement_that_mends_it(
+    server, outbox: Outbox
+) -> None:
+    role = f"{_database(outbox)}_worker"[:60]
+    outbox.rows(f"create role {role} login")
+    try:
+        outbox.rows(f"grant all on schema outbox to {role}")
+        outbox.rows(f"grant all on all tables in schema outbox to {role}")
+        worker = Outbox(f"{outbox.dsn} user={role}")
+        with pytest.raises(PermissionMissing, match="may not replicate") as caught:
+            with anyio.fail_after(10):
+                await consumer(worker, Recorder()).run()
+
+        outbox.rows(caught.value.hint)
+        async with running(consumer(worker, Recorder())):
+            pass
+    finally:
+        outbox.rows(f"drop owned by {role}")
+        outbox.rows(f"drop role {role}")
+
+
+async def test_a_slot_that_cannot_be_made_beside_a_long_transaction_is_tried_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_OPTIONS", "-c lock_timeout=200ms")
+    recorder, watcher = Recorder(), Watcher()
+    with psycopg.connect(outbox.dsn) as busy:
+        outbox.client.enqueue("open", tx=busy)
+        async with running(consumer(outbox, recorder, observers=[watcher])):
+            lost = await watcher.saw(Disconnected, 2)
+            assert "transaction" in lost.hint
+            busy.commit()
+            await recorder.got(1)
 
 
 async def test_a_checkpoint_is_saved_and_says_what_is_settled(outbox: Outbox) -> None:

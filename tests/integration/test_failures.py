@@ -535,6 +535,30 @@ async def test_what_finished_behind_a_running_job_does_not_come_again_after_a_re
     assert sorted(recorder.ids) == sorted([*slow, *quick, *last])
 
 
+async def test_an_instance_whose_time_is_over_writes_nothing(outbox: Outbox) -> None:
+    """Another one raised the epoch while its handler ran."""
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> list[int]:
+        await recorder(jobs)
+        await release.wait()
+        return [job.id for job in jobs if job.attempt == 1]
+
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, handle, observers=[watcher]), watcher):
+        (id_,) = outbox.put(["x"])
+        await recorder.got(1)
+        outbox.rows("update consumer set epoch = epoch + 1")
+        release.set()
+        lost = await watcher.saw(Disconnected)
+        assert "epoch" in lost.error
+        assert not watcher.of(OutcomesRecorded)
+        # The next hold has the newest epoch, and gets the job again.
+        await watcher.saw(OutcomesRecorded)
+
+    assert [job.attempt for job in recorder.jobs if job.id == id_][:2] == [1, 1]
+
+
 async def test_schedules_run_at_the_instant_of_the_servers_clock(outbox: Outbox) -> None:
     arrived: dict[int, float] = {}
 

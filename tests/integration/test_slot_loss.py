@@ -1,6 +1,7 @@
 """A slot or a publication that is gone costs no job."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from pgcdc_outbox.events import (
     Streaming,
 )
 from pgcdc_outbox.postgres.names import slot_name
+from pgcdc_outbox.postgres.source import reconcile
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 
 
@@ -80,6 +82,28 @@ async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) ->
         await watcher.saw(Reconciled)
 
     assert recorder.ids == ids
+
+
+async def test_large_payloads_are_re_read_a_few_at_a_time(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_PAGE_BYTES", 1_000_000)
+    pages: list[int] = []
+    read = reconcile.Reconciliation._read
+
+    async def counting(self: reconcile.Reconciliation, cursor: tuple[str, int]) -> list[Any]:
+        rows = await read(self, cursor)
+        pages.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(reconcile.Reconciliation, "_read", counting)
+    ids = outbox.put([b"x" * 400_000] * 10)
+    recorder = Recorder()
+    async with running(consumer(outbox, recorder)):
+        await recorder.got(10)
+
+    assert recorder.ids == ids
+    assert pages == [3, 3, 3, 1, 0]
 
 
 async def test_a_connection_lost_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:

@@ -18,7 +18,7 @@ from pgcdc_outbox.cli.parameters import duration, header, moment
     help="Read the payload from a file, - for standard input.",
 )
 @click.option("--topic", default="default", show_default=True, help="What kind of job it is.")
-@click.option("--key", help="Jobs of one key are handled in order.")
+@click.option("--key", help="What the job is about; kept for the handler.")
 @click.option("--header", "headers", type=header, multiple=True, metavar="NAME=VALUE")
 @click.option("--delay", type=duration, help="Not before this long from now.")
 @click.option("--run-at", type=moment, help="Not before this moment, ISO 8601.")

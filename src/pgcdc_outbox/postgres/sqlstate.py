@@ -44,6 +44,12 @@ def error_for(state: str | None, message: str, *, doing: str, lost: bool = False
     match state:
         case "55006":
             return SlotInUse(text)
+        case "55P03":
+            return SourceUnavailable(
+                text,
+                hint="A transaction that writes has been open for long (see pg_stat_activity); "
+                "this is tried again.",
+            )
         case "42704":
             return SlotMissing(text)
         case "55000":

@@ -30,15 +30,19 @@ class Promotion:
 
     async def once(self) -> float:
         """Promote what is due; again at once if there may be more."""
+        return 0.0 if await self._some() else self._interval
+
+    async def all(self) -> None:
+        """Promote everything that is due by now."""
+        while await self._some():
+            pass
+
+    async def _some(self) -> bool:
+        """Promote as many as go in one statement; whether there may be more."""
         scheduled, failed = await self._session.row(
             self._promote, {"consumer": self._consumer, "limit": self._limit}, doing=self.name
         )
         if scheduled or failed:
             self._notice(Promoted(consumer=self._consumer, scheduled=scheduled, failed=failed))
 
-        return 0.0 if max(scheduled, failed) >= self._limit else self._interval
-
-    async def all(self) -> None:
-        """Promote everything that is due by now."""
-        while not await self.once():
-            pass
+        return bool(max(scheduled, failed) >= self._limit)

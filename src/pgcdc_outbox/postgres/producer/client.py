@@ -61,8 +61,8 @@ class Client:
         Session, scoped_session or Connection. Without it, it is committed when
         this returns.
 
-        ``payload`` becomes JSON, except bytes, which stay as they are. Jobs of
-        one ``key`` are handled in order. ``run_at``, an aware datetime, or
+        ``payload`` becomes JSON, except bytes, which stay as they are. ``key``
+        says what the job is about, and is kept for the handler. ``run_at``, an aware datetime, or
         ``delay``, a timedelta or seconds by the clock of the server, schedule
         it for later; at most one of them.
 

@@ -93,17 +93,20 @@ class Checkpointer:
 
     async def step(self, flushed: LSN) -> bool:
         """Take a position, or save the one that was taken. Returns whether one was saved."""
-        if self._pending is None:
-            if self._news or time.monotonic() - self._saved_at >= self.IDLE_SECONDS:
+        if self._pending is None or flushed < self._pending[1]:
+            overdue = time.monotonic() - self._saved_at >= self.IDLE_SECONDS
+            wanted = self._pending is None and (self._news or overdue)
+            if wanted:
                 self._news = False
-                ((snapshot, lsn),) = await self._leadership.rows(
-                    "take_position", doing="take a position"
-                )
+
+            # Asked for in any case, because it shows that the lock is still held: a server
+            # that shuts down ends this connection first, and then waits for the slot's.
+            ((snapshot, lsn),) = await self._leadership.rows(
+                "take_position", doing="take a position"
+            )
+            if wanted:
                 self._pending = snapshot, LSN.parse(lsn)
 
-            return False
-
-        if flushed < self._pending[1]:
             return False
 
         self._snapshot, self._lsn = self._pending

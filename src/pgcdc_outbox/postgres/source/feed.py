@@ -117,6 +117,14 @@ class LogicalFeed:
 
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
+        try:
+            await self._run(intake)
+        except Exception:
+            # Nobody reads or reports any more: a server that shuts down must not wait for it.
+            self._stream.close()
+            raise
+
+    async def _run(self, intake: Intake) -> None:
         if self._start.reconcile is not None and not await self._reconcile(intake):
             await anyio.sleep_forever()
 
@@ -173,13 +181,15 @@ class LogicalFeed:
         if not await self._reconciliation.run(intake):
             return False
 
-        self._reconciliation = None
-        self._ahead = Ahead()
-        self._checkpointer = Checkpointer(
+        checkpointer = Checkpointer(
             self._leadership, self._start.system, snapshot=plan.target, lsn=plan.position
         )
+        await checkpointer.save(plan.position)
+        # Only now: until it is saved, the end of the table may be read once more.
+        self._checkpointer = checkpointer
         self._progress = Progress(plan.position)
-        await self._checkpointer.save(plan.position)
+        self._reconciliation = None
+        self._ahead = Ahead()
         self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
         return True
 

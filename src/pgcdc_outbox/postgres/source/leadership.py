@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from pgcdc_outbox.errors import (
     Fenced,
+    PermissionMissing,
     SchemaAhead,
     SchemaBehind,
     SlotInUse,
@@ -44,6 +45,16 @@ class Leadership(Struct, frozen=True, kw_only=True):
         )
         if not rows or not rows[0][0]:
             raise Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
+
+    async def why_no_replication(self) -> PermissionMissing | None:
+        """The error of a role that may not replicate; None if it may."""
+        ((role, allowed),) = await self.rows("may_replicate", doing="look at the role")
+        if allowed:
+            return None
+
+        return PermissionMissing(
+            f"role {role} may not replicate", hint=f"alter role {role} replication;"
+        )
 
     async def rows(self, name: str, params: Params = None, *, doing: str) -> list[Row]:
         """Run a query on the connection that holds the lock."""

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import report_interval
-from pgcdc_outbox.errors import SlotInUse
+from pgcdc_outbox.errors import SlotInUse, SourceUnavailable
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -47,7 +47,7 @@ class LogicalSource:
         stream: ReplicationStream | None = None
         try:
             leadership = await self._lead(control)
-            stream = await ReplicationStream.open(self._conninfo, name=self._instance)
+            stream = await self._stream(leadership)
             feed = await self._feed(stream, leadership)
             try:
                 yield feed
@@ -75,6 +75,16 @@ class LogicalSource:
         except SlotInUse:
             # It will be asked again in a moment: no new connection for each time.
             self._waiting = control
+            raise
+
+    async def _stream(self, leadership: Leadership) -> ReplicationStream:
+        try:
+            return await ReplicationStream.open(self._conninfo, name=self._instance)
+        except SourceUnavailable as error:
+            # A role that may not replicate is refused without an SQLSTATE.
+            if refusal := await leadership.why_no_replication():
+                raise refusal from error
+
             raise
 
     def _connection(self) -> Session:

@@ -16,7 +16,9 @@ from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
 
+# A page is held in memory: so many rows, or about so many bytes of payload.
 _PAGE = 1000
+_PAGE_BYTES = 16 * 1024 * 1024
 
 
 class Reconciliation:
@@ -46,7 +48,10 @@ class Reconciliation:
 
     @property
     def saved(self) -> LSN:
-        """The number of the last page such that it and all before it will not come again."""
+        """The number of the last page such that it and all before it will not come again.
+
+        Settled is not enough: reading would begin anew behind the saved cursor.
+        """
         return LSN(self._saved)
 
     def settle(self, batch: Batch) -> None:
@@ -92,7 +97,13 @@ class Reconciliation:
             if not row[10] and self._known.get(row[0], 0) < (row[2] or 1):
                 ticket.owed += 1
                 self._jobs += 1
-                intake.put(_job(row), ticket, now)
+                try:
+                    job = _job(row)
+                except Exception as error:
+                    # Data, as in the log: it must not end the consumer.
+                    intake.put_dead(_bare(row), f"{type(error).__name__}: {error}", ticket, now)
+                else:
+                    intake.put(job, ticket, now)
 
         self._progress.commit(ticket, LSN(page))
         intake.release(idle=False)
@@ -123,7 +134,7 @@ class Reconciliation:
         xid, id_ = cursor
         return await self._leadership.rows(
             "read_unsettled",
-            {**self._span(), "xid": xid, "id": id_, "limit": _PAGE},
+            {**self._span(), "xid": xid, "id": id_, "limit": _PAGE, "bytes": _PAGE_BYTES},
             doing="re-read the table",
         )
 
@@ -135,6 +146,19 @@ class Reconciliation:
         }
 
 
+def _bare(row: tuple[Any, ...]) -> Job:
+    """What a person will want to see of a row that is no job."""
+    id_, created_us, attempt, topic, payload, key, *_ = row
+    return Job(
+        id=id_,
+        topic=topic,
+        payload=bytes(payload),
+        key=key,
+        attempt=attempt or 1,
+        created_us=created_us,
+    )
+
+
 def _job(row: tuple[Any, ...]) -> Job:
     id_, created_us, attempt, topic, payload, key, headers, kind, history, *_ = row
     past = None if history is None else msgspec.json.decode(history, type=History)
@@ -143,7 +167,7 @@ def _job(row: tuple[Any, ...]) -> Job:
         topic=topic,
         payload=bytes(payload),
         key=key,
-        headers={} if headers is None else msgspec.json.decode(headers),
+        headers={} if headers is None else msgspec.json.decode(headers, type=dict[str, Any]),
         content_type=kind or JSON_TYPE,
         attempt=attempt or 1,
         created_us=created_us if past is None else past.created_us,

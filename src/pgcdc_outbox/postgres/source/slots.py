@@ -43,15 +43,21 @@ async def require_publication(leadership: Leadership) -> str:
         {"publication": name, "schema": leadership.schema},
         doing="check the publication",
     )
+    quoted = commands.quote_identifier(name)
     if not rows:
-        raise PublicationMissing(f"publication {name} does not exist")
+        table = f"{commands.quote_identifier(leadership.schema)}.immediate"
+        raise PublicationMissing(
+            f"publication {name} does not exist",
+            hint=f"create publication {quoted} for table {table} "
+            "with (publish = 'insert', publish_via_partition_root = true);",
+        )
 
     inserts, via_root, has_table = rows[0]
     if not (inserts and via_root and has_table):
         raise PublicationMissing(
             f"publication {name} does not publish the inserts of {leadership.schema}.immediate "
             "via its root",
-            hint=f"alter publication {commands.quote_identifier(name)} "
+            hint=f"alter publication {quoted} "
             "set (publish = 'insert', publish_via_partition_root = true);",
         )
 

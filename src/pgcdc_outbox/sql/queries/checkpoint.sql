@@ -87,6 +87,6 @@ with fence as materialized (
     update :"schema".checkpoint as c
     set cursor_xid = %(xid)s::xid8, cursor_id = %(id)s, saved_at = clock_timestamp()
     from fence
-    where c.consumer = fence.name
+    where c.consumer = fence.name and c.target is not null
 )
 select count(*) from fence;

@@ -52,3 +52,14 @@ from (
 where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
   and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
 group by id;
+
+-- name: may_replicate
+-- Some providers grant it by membership of a role of theirs.
+select quote_ident(r.rolname), r.rolreplication or r.rolsuper or exists (
+    select
+    from pg_roles as provider
+    where provider.rolname in ('rds_replication', 'azure_pg_admin', 'cloudsqlsuperuser')
+      and pg_has_role(r.oid, provider.oid, 'member')
+)
+from pg_roles as r
+where r.rolname = current_user;

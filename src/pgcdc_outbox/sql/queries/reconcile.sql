@@ -10,7 +10,7 @@ where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
 
 -- name: read_unsettled
 -- Rows committed before target and not visible in since, a page at a time in
--- the order of the index; without those whose attempt is recorded already.
+-- the order of the index. A page ends with the row that exceeds the bytes.
 select i.id, (extract(epoch from i.created_at) * 1000000)::bigint as created_us,
        i.attempt, i.topic, i.payload, i.key, i.headers::text, i.content_type, i.history::text,
        i.xid::text,
@@ -24,12 +24,19 @@ select i.id, (extract(epoch from i.created_at) * 1000000)::bigint as created_us,
            select from :"schema".trace as t
            where t.consumer = %(consumer)s and t.id = i.id and t.attempt >= coalesce(i.attempt, 1)
        ) as recorded
-from :"schema".immediate as i
-where i.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
-  and i.xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
-  and (i.xid, i.id) > (%(xid)s::xid8, %(id)s)
-  and not pg_visible_in_snapshot(i.xid, %(since)s::pg_snapshot)
-  and pg_visible_in_snapshot(i.xid, %(target)s::pg_snapshot)
-  and (i.consumer is null or i.consumer = %(consumer)s)
-order by i.xid, i.id
-limit %(limit)s;
+from (
+    select *, sum(octet_length(payload)) over (
+        order by xid, id rows between unbounded preceding and 1 preceding
+    ) as bytes_before
+    from :"schema".immediate
+    where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
+      and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
+      and (xid, id) > (%(xid)s::xid8, %(id)s)
+      and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
+      and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+      and (consumer is null or consumer = %(consumer)s)
+    order by xid, id
+    limit %(limit)s
+) as i
+where coalesce(i.bytes_before, 0) < %(bytes)s
+order by i.xid, i.id;
