@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from pgcdc_outbox import Client
 from pgcdc_outbox.cli.main import cli
 from pgcdc_outbox.demo import demo
 from pgcdc_outbox.demo.audit import Evidence, audit
@@ -23,7 +24,6 @@ from pgcdc_outbox.demo.record import Call, Order, Record
 from pgcdc_outbox.demo.report import table, verdict
 from pgcdc_outbox.demo.screen import Screen
 from pgcdc_outbox.errors import SettingsError
-from pgcdc_outbox.postgres.producer.client import Client
 from pgcdc_outbox.testing import PostgresServer
 from tests.wait import eventually
 

@@ -291,7 +291,7 @@ def test_an_error_ends_it_although_a_thread_is_wedged(place: Place) -> None:
 
     assert process.wait(15) == 1
     assert place.logged("error: publication pgcdc_outbox does not exist")
-    assert place.logged("hint: Run `pgcdc-outbox migrate`.")
+    assert place.logged("hint: create publication")
 
 
 def test_a_job_is_dead_after_max_attempts(place: Place) -> None:
