@@ -431,6 +431,17 @@ async def test_migrating_and_starting_beside_an_open_transaction_blocks_nobody(
     assert sorted(recorder.values) == ["open", "other"]
 
 
+async def test_short_runs_move_the_checkpoint_too(outbox: Outbox) -> None:
+    """Else what a cron job consumed would be read again after the loss of a slot."""
+    for n in range(2):
+        outbox.put([n])
+        await consumer(outbox, Recorder(), checkpoint_interval=60).run(once=True)
+
+    assert not outbox.rows(
+        "select from immediate, checkpoint where not pg_visible_in_snapshot(xid, snapshot)"
+    )
+
+
 async def test_a_role_that_may_not_replicate_is_told_the_statement_that_mends_it(
     server, outbox: Outbox
 ) -> None:

@@ -78,12 +78,20 @@ class Checkpointer:
     # A quiet outbox writes this often all the same, so that a person sees it lives.
     IDLE_SECONDS = 60.0
 
-    def __init__(self, leadership: Leadership, system: System, *, snapshot: str, lsn: LSN) -> None:
+    def __init__(
+        self,
+        leadership: Leadership,
+        system: System,
+        *,
+        snapshot: str,
+        lsn: LSN,
+        pending: tuple[str, LSN] | None = None,
+    ) -> None:
         self._leadership = leadership
         self._system = system
         self._snapshot = snapshot
         self._lsn = lsn
-        self._pending: tuple[str, LSN] | None = None
+        self._pending = pending
         self._saved_at = time.monotonic()
         self._news = True
 
@@ -109,13 +117,15 @@ class Checkpointer:
 
             return False
 
-        self._snapshot, self._lsn = self._pending
-        self._pending = None
         await self.save(flushed)
         return True
 
     async def save(self, flushed: LSN) -> None:
         """Save the last position whose jobs are all settled, with a newer ``flushed``."""
+        if self._pending is not None and flushed >= self._pending[1]:
+            self._snapshot, self._lsn = self._pending
+            self._pending = None
+
         await self._leadership.fenced(
             "save_checkpoint",
             {

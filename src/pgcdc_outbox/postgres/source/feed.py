@@ -71,8 +71,14 @@ class LogicalFeed:
         )
         self._caught_up = anyio.Event()
         self._reconciliation: Reconciliation | None = None
+        # The position of the start is the first to wait for, so that a run which is
+        # shorter than the interval moves the checkpoint too.
         self._checkpointer = Checkpointer(
-            leadership, start.system, snapshot=start.snapshot, lsn=start.lsn
+            leadership,
+            start.system,
+            snapshot=start.snapshot,
+            lsn=start.lsn,
+            pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
         self._known = known

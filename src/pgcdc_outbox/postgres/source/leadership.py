@@ -33,8 +33,10 @@ class Leadership(Struct, frozen=True, kw_only=True):
     database: str
     flushed: LSN
     """How far the server had written its log when the hold began."""
+    snapshot: str
+    """What was committed when the hold began."""
     inserted: LSN
-    """Everything committed before the hold began lies before this."""
+    """Taken after `snapshot`: everything committed before the hold began lies before it."""
 
     async def fenced(self, name: str, params: dict[str, object], *, doing: str) -> None:
         """Run a statement that gives 1 under our epoch, and raise `Fenced` if it is over."""
@@ -88,7 +90,7 @@ async def lead(session: Session, *, consumer: str, schema: str, instance: str) -
         raise SlotInUse(f"consumer {consumer} is held by another instance")
 
     # Before the take-over: its commit makes sure that all of this reaches the disk.
-    _, inserted = await session.row(query("take_position", schema), doing=doing)
+    snapshot, inserted = await session.row(query("take_position", schema), doing=doing)
     epoch, slot = await session.row(
         query("take_over", schema), {"consumer": consumer, "instance": instance}, doing=doing
     )
@@ -101,6 +103,7 @@ async def lead(session: Session, *, consumer: str, schema: str, instance: str) -
         database_oid=oid,
         database=database,
         flushed=LSN.parse(flushed),
+        snapshot=snapshot,
         inserted=LSN.parse(inserted),
     )
 
