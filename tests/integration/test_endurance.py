@@ -14,6 +14,7 @@ from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streamin
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.source.reconcile import Reconciliation
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
+from tests.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -126,7 +127,9 @@ async def test_a_server_that_stops_does_not_wait_for_a_running_job(
         await recorder.got(1)
         outbox.put(["slow"])
         await recorder.got(2)
-        await anyio.sleep(0.5)
+        begun = outbox.value("select clock_timestamp()")
+        # A position is taken that cannot be passed while the job runs.
+        await eventually_async(lambda: _took_position(outbox, begun))
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
                 stopped = anyio.Event()
@@ -136,14 +139,16 @@ async def test_a_server_that_stops_does_not_wait_for_a_running_job(
                     stopped.set()
 
                 group.start_soon(stop)
-                await anyio.sleep(0.5)
+                await eventually_async(lambda: _is_closed_to_others(server.dsn()))
                 if fails:
                     release.set()
+
                 with anyio.move_on_after(12):
                     await stopped.wait()
                 in_time = stopped.is_set()
                 subject.stop()
                 subject.stop()
+
     assert not scope.cancelled_caught
     assert in_time
 
@@ -225,3 +230,22 @@ async def test_rereading_large_jobs_takes_little_memory(
 
     assert len(recorder.ids) == len(set(recorder.ids)) == 50
     assert max(pages) <= 8 * 1024 * 1024
+
+
+async def _took_position(outbox: Outbox, since: Any) -> bool:
+    return bool(
+        outbox.rows(
+            "select from pg_stat_activity where application_name like 'pgcdc-outbox/%%' "
+            "and query like '%%pg_current_wal_insert_lsn%%' and query_start > %s",
+            [since],
+        )
+    )
+
+
+async def _is_closed_to_others(dsn: str) -> bool:
+    try:
+        await (await psycopg.AsyncConnection.connect(dsn)).close()
+    except psycopg.OperationalError:
+        return True
+
+    return False
