@@ -10,6 +10,7 @@ import psycopg
 
 from pgcdc_outbox import Client, Consumer, Job, RetryPolicy
 from pgcdc_outbox.events import Event, Streaming
+from tests.wait import eventually_async
 
 QUICK = RetryPolicy(max_attempts=3, first_delay=0.05, max_delay=0.2)
 """Three attempts, close together."""
@@ -39,6 +40,22 @@ class Outbox:
         """Enqueue payloads in one transaction."""
         with psycopg.connect(self.dsn) as connection:
             return [self.client.enqueue(payload, tx=connection, **options) for payload in payloads]
+
+    def unsettled(self) -> int:
+        """How many rows the durable position does not know to be settled."""
+        return int(
+            self.value(
+                "select count(*) from immediate as i left join checkpoint as k on true "
+                "where not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))"
+            )
+        )
+
+    async def settled(self) -> None:
+        """Wait until the durable position has passed every job."""
+        await eventually_async(self._is_settled)
+
+    async def _is_settled(self) -> bool:
+        return not self.unsettled()
 
     def slot(self) -> dict[str, Any]:
         """What the server says of the outbox's only slot."""

@@ -76,17 +76,3 @@ with fence as materialized (
         saved_at = clock_timestamp()
 )
 select count(*) from fence;
-
--- name: save_cursor
-with fence as materialized (
-    select name
-    from :"schema".consumer
-    where name = %(consumer)s and epoch = %(epoch)s
-    for share
-), moved as (
-    update :"schema".checkpoint as c
-    set cursor_xid = %(xid)s::xid8, cursor_id = %(id)s, saved_at = clock_timestamp()
-    from fence
-    where c.consumer = fence.name and c.target is not null
-)
-select count(*) from fence;
