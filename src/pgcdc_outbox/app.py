@@ -153,9 +153,7 @@ class Consumer:
         self._stop = Stop()
         instance = _instance(self.name)
         # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(
-            self._conninfo, name=instance, prepares=self._reading.mode != "polling"
-        )
+        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
         try:
             promotion = self._promotion(writing)
             if once:

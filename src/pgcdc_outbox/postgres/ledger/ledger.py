@@ -50,7 +50,6 @@ class PostgresLedger:
         if not held:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
 
-
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
         (current,) = await self._session.row(

@@ -1,5 +1,6 @@
 """Being the one instance that runs a consumer: the lock, and the epoch."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -61,13 +62,26 @@ class Leadership(Struct, frozen=True, kw_only=True):
 
     async def fenced(self, name: str, params: dict[str, object], *, doing: str) -> None:
         """Run a statement that gives 1 under our epoch, and raise `Fenced` if it is over."""
+        (done,) = await self.held(name, params, doing=doing)
+        if not done:
+            raise self._over(doing)
+
+    async def held(
+        self, name: str, params: Mapping[str, object] | None = None, *, doing: str
+    ) -> Row:
+        """The row that a statement gives under our epoch. Raises `Fenced` if there is none."""
         rows = await self.session.rows(
             query(name, self.schema),
-            {"consumer": self.consumer, "epoch": self.epoch, **params},
+            {"consumer": self.consumer, "epoch": self.epoch, **(params or {})},
             doing=doing,
         )
-        if not rows or not rows[0][0]:
-            raise Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
+        if not rows:
+            raise self._over(doing)
+
+        return rows[0]
+
+    def _over(self, doing: str) -> Fenced:
+        return Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
 
     async def note_mode(self, mode: Mode) -> None:
         """Note how this hold reads, for people who look."""

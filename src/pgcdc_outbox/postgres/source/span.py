@@ -21,7 +21,8 @@ Row = tuple[Any, ...]
 Cursor = tuple[str, int]
 """Read up to this xid and id."""
 
-BEGINNING: Cursor = ("0", 0)
+COUNTED = 1_000_000
+_LEAST_ID = -(2**63)
 
 
 async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> list[Row]:
@@ -29,27 +30,35 @@ async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> 
 
     Raises `OutboxError`.
     """
-    xmax, running = _parts(span.since)
+    running, first_later = _parts(span.since)
     parameters = {
         "consumer": leadership.consumer,
-        "since": span.since,
         "target": span.target,
-        "xid": cursor[0],
-        "id": cursor[1],
         "limit": PAGE_ROWS,
         "bytes": PAGE_BYTES,
     }
-    if running and int(cursor[0]) < xmax:
-        rows = await leadership.rows("read_running", parameters, doing="read the table")
+    later = _place(cursor) >= _place(first_later)
+    if running and not later:
+        rows = await leadership.rows(
+            "read_running",
+            {**parameters, "running": running, "xid": cursor[0], "id": cursor[1]},
+            doing="read the table",
+        )
         if rows:
             return rows
 
-    return await leadership.rows("read_later", parameters, doing="read the table")
+    xid, id_ = cursor if later else first_later
+    return await leadership.rows(
+        "read_later", {**parameters, "xid": xid, "id": id_}, doing="read the table"
+    )
 
 
 async def count_rows(leadership: Leadership, span: Reconcile) -> int:
-    """How many jobs are left to read. Raises `OutboxError`."""
-    xid, id_ = span.cursor
+    """How many jobs are left to read, counted up to `COUNTED`. Raises `OutboxError`."""
+    running, first_later = _parts(span.since)
+    # From the oldest transaction that may have rows in it.
+    oldest = (str(min(map(int, running))), _LEAST_ID) if running else first_later
+    xid, id_ = max(span.cursor, oldest, key=_place)
     ((count,),) = await leadership.rows(
         "count_unsettled",
         {
@@ -58,6 +67,7 @@ async def count_rows(leadership: Leadership, span: Reconcile) -> int:
             "target": span.target,
             "xid": xid,
             "id": id_,
+            "limit": COUNTED,
         },
         doing="count the jobs",
     )
@@ -69,7 +79,11 @@ def cursor_of(row: Row) -> Cursor:
     return str(int.from_bytes(row[9], "big")), row[0]
 
 
-def _parts(snapshot: str) -> tuple[int, bool]:
-    """The first transaction that had not begun, and whether others were running."""
+def _parts(snapshot: str) -> tuple[list[str], Cursor]:
+    """The transactions that were running, and where the rows of later ones begin."""
     _, xmax, running = snapshot.split(":")
-    return int(xmax), bool(running)
+    return running.split(",") if running else [], (xmax, _LEAST_ID)
+
+
+def _place(cursor: Cursor) -> tuple[int, int]:
+    return int(cursor[0]), cursor[1]

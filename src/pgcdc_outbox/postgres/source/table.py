@@ -69,6 +69,10 @@ class TableReading:
         """Whether everything before the place of that number is settled."""
         return self._progress.flushed >= number
 
+    def is_saved(self, number: int) -> bool:
+        """Whether reading would begin behind the place of that number."""
+        return self._saved_number >= number
+
     def know(self, attempts: Mapping[int, int]) -> None:
         """Pass over these attempts: they are settled, although no place says so."""
         self._known = attempts
@@ -168,7 +172,13 @@ class TableReading:
             if attempt is None and headers is history is None and id_ not in self._known:
                 run.append(
                     Job(
-                        id_, topic, payload, key, {}, kind or JSON_TYPE, 1,
+                        id_,
+                        topic,
+                        payload,
+                        key,
+                        {},
+                        kind or JSON_TYPE,
+                        1,
                         int.from_bytes(created, "big", signed=True) + _UNIX_OF_2000_US,
                     )  # fmt: skip
                 )

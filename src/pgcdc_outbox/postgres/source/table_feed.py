@@ -155,8 +155,8 @@ class TableFeed:
             await anyio.sleep(interval)
 
     async def _span(self) -> Reconcile:
-        """From where reading ended to now."""
-        ((target, lsn),) = await self._leadership.rows("take_position", doing="take a position")
+        """From where reading ended to now; if nobody else has taken over meanwhile."""
+        target, lsn = await self._leadership.held("take_position_held", doing="take a position")
         since = self._reading.place.snapshot
         return Reconcile(since=since, target=target, position=LSN.parse(lsn))
 
@@ -203,7 +203,7 @@ class TableFeed:
 
     def _ahead(self) -> dict[int, int]:
         attempts = self._reading.ahead()
-        if not self._caught_up.is_set():
+        if self._first_end is None or not self._reading.is_saved(self._first_end):
             # What earlier holds settled may come again until all of it is passed.
             for id_, attempt in self._memory.settled.items():
                 attempts[id_] = max(attempt, attempts.get(id_, 0))

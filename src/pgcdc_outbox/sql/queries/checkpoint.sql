@@ -3,6 +3,12 @@
 -- before the position that is read after it.
 select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text;
 
+-- name: take_position_held
+-- The same for whoever still holds the consumer; nothing for anybody else.
+select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text
+from :"schema".consumer
+where name = %(consumer)s and epoch = %(epoch)s;
+
 -- name: load_checkpoint
 select system_id, timeline, snapshot::text, lsn::text, flushed::text,
        target::text, target_lsn::text, cursor_xid::text, cursor_id

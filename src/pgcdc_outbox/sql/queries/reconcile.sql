@@ -1,17 +1,22 @@
 -- name: count_unsettled
+-- Up to a limit: it is told to people before the reading begins, which must not wait for it.
 select count(*)
-from :"schema".immediate
-where (xid >= pg_snapshot_xmax(%(since)s::pg_snapshot)
-       or xid = any (array(select pg_snapshot_xip(%(since)s::pg_snapshot))))
-  and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
-  and (xid, id) > (%(xid)s::xid8, %(id)s)
-  and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
-  and (consumer is null or consumer = %(consumer)s);
+from (
+    select
+    from :"schema".immediate
+    where (xid, id) > (%(xid)s::xid8, %(id)s)
+      and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
+      and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
+      and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+      and (consumer is null or consumer = %(consumer)s)
+    limit %(limit)s
+) as unsettled;
 
 -- name: read_later
--- Rows of transactions that began after since and are visible in target, a page at
--- a time in the order of the index. A page ends with the row that exceeds the bytes.
--- Columns come in the form that is the cheapest to send: xid8 and timestamptz as bytes.
+-- Rows behind the cursor that are visible in target, a page at a time in the order of
+-- the index. The cursor stands behind every transaction that since has seen begin; it
+-- is the only lower bound, because of two the index would use the worse one.
+-- A page ends with the row that exceeds the bytes. Columns come in the form that is the cheapest to send: xid8 and timestamptz as bytes.
 select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
        i.headers::text, i.content_type, i.history::text, i.xid
 from (
@@ -19,9 +24,8 @@ from (
         order by xid, id rows between unbounded preceding and 1 preceding
     ) as bytes_before
     from :"schema".immediate
-    where xid >= pg_snapshot_xmax(%(since)s::pg_snapshot)
+    where (xid, id) > (%(xid)s::xid8, %(id)s)
       and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
-      and (xid, id) > (%(xid)s::xid8, %(id)s)
       and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
       and (consumer is null or consumer = %(consumer)s)
     order by xid, id
@@ -31,7 +35,7 @@ where coalesce(i.bytes_before, 0) < %(bytes)s
 order by i.xid, i.id;
 
 -- name: read_running
--- The same for transactions that ran while since was taken.
+-- The same for transactions that were running when since was taken.
 select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
        i.headers::text, i.content_type, i.history::text, i.xid
 from (
@@ -39,7 +43,7 @@ from (
         order by xid, id rows between unbounded preceding and 1 preceding
     ) as bytes_before
     from :"schema".immediate
-    where xid = any (array(select pg_snapshot_xip(%(since)s::pg_snapshot)))
+    where xid = any (%(running)s::xid8[])
       and (xid, id) > (%(xid)s::xid8, %(id)s)
       and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
       and (consumer is null or consumer = %(consumer)s)
