@@ -1,9 +1,11 @@
 """One hold of a consumer: from an open feed to its end, orderly or not."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import anyio
+from anyio.lowlevel import checkpoint as yield_to_others
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.chores import keep_doing
@@ -16,6 +18,7 @@ from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
 _FINISH_SECONDS = 5.0
 _EPOCH_SECONDS = 1.0
+_TURN_SECONDS = 0.005
 
 
 class Hold:
@@ -104,12 +107,18 @@ class Hold:
                 working.start_soon(self._guard, self._keep_working)
 
     async def _keep_working(self) -> None:
+        yielded_at = time.monotonic()
         while (batch := await self._intake.take()) is not None:
             self._busy += 1
             try:
                 await self._attempt.run(batch, self._feed)
             finally:
                 self._busy -= 1
+
+            # Neither a full intake nor a handler that never waits gives others a turn.
+            if time.monotonic() - yielded_at > _TURN_SECONDS:
+                await yield_to_others()
+                yielded_at = time.monotonic()
 
     def _keep_doing(self, chore: Chore) -> Callable[[], Awaitable[None]]:
         return lambda: keep_doing(chore, consumer=self._attempt.consumer, notice=self._notice)

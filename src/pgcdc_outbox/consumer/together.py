@@ -1,6 +1,7 @@
 """Steps side by side, of which the first failure ends all."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import anyio
@@ -39,10 +40,8 @@ async def beside(step: Callable[[], Awaitable[T]], companion: Callable[[], Await
         results.append(await step())
         raise _Done
 
-    try:
+    with suppress(_Done):
         await together(take, companion)
-    except _Done:
-        pass
 
     return results[0]
 

@@ -170,18 +170,7 @@ class TableReading:
         for row in rows:
             id_, created, attempt, topic, payload, key, headers, kind, history, _ = row
             if attempt is None and headers is history is None and id_ not in self._known:
-                run.append(
-                    Job(
-                        id_,
-                        topic,
-                        payload,
-                        key,
-                        {},
-                        kind or JSON_TYPE,
-                        1,
-                        int.from_bytes(created, "big", signed=True) + _UNIX_OF_2000_US,
-                    )  # fmt: skip
-                )
+                run.append(Job(id_, topic, payload, key, {}, kind or JSON_TYPE, 1, _us(created)))
                 size += len(payload)
                 continue
 

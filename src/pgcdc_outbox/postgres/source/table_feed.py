@@ -12,7 +12,7 @@ from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.errors import PermissionMissing, SlotInUse
-from pgcdc_outbox.events import ChoreFailed, CheckpointSaved, Polling, Reconciled, Reconciling
+from pgcdc_outbox.events import CheckpointSaved, ChoreFailed, Polling, Reconciled, Reconciling
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
