@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import anyio
 
-from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.chores import keep_doing
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
@@ -28,8 +28,9 @@ class Hold:
         self,
         feed: Feed,
         intake: Intake,
-        attempt: Attempt,
+        care: Care,
         *,
+        consumer: str,
         concurrency: int,
         chores: Sequence[Chore],
         drain_timeout: float,
@@ -38,7 +39,8 @@ class Hold:
     ) -> None:
         self._feed = feed
         self._intake = intake
-        self._attempt = attempt
+        self._care = care
+        self._consumer = consumer
         self._concurrency = concurrency
         self._chores = chores
         self._drain_timeout = drain_timeout
@@ -78,8 +80,11 @@ class Hold:
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
             reading.start_soon(self._close_when_asked)
-            if once:
-                reading.start_soon(self._stop_when_caught_up)
+            if once or self._care.concerned:
+                reading.start_soon(self._guard, lambda: self._when_caught_up(once=once))
+
+            if self._care.concerned:
+                reading.start_soon(self._guard, self._care.progressed)
 
             for chore in self._chores:
                 reading.start_soon(self._guard, self._keep_doing(chore))
@@ -100,14 +105,19 @@ class Hold:
 
     async def _keep_working(self) -> None:
         while (batch := await self._intake.take()) is not None:
-            self._busy += 1
-            try:
-                await self._attempt.run(batch, self._feed)
-            finally:
-                self._busy -= 1
+            async with self._care.turn(batch):
+                if self._intake.closed:
+                    # While it waited for its turn. The log still holds it.
+                    return
+
+                self._busy += 1
+                try:
+                    await self._care.run(batch)
+                finally:
+                    self._busy -= 1
 
     def _keep_doing(self, chore: Chore) -> Callable[[], Awaitable[None]]:
-        return lambda: keep_doing(chore, consumer=self._attempt.consumer, notice=self._notice)
+        return lambda: keep_doing(chore, consumer=self._consumer, notice=self._notice)
 
     async def _guard(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take a step; its failure ends the hold in good order, not at once."""
@@ -119,12 +129,14 @@ class Hold:
 
     async def _close_when_asked(self) -> None:
         await self._stop.wait()
-        self._notice(Stopping(consumer=self._attempt.consumer))
+        self._notice(Stopping(consumer=self._consumer))
         self._end()
 
-    async def _stop_when_caught_up(self) -> None:
+    async def _when_caught_up(self, *, once: bool) -> None:
         await self._feed.caught_up()
-        self._stop.ask()
+        await self._care.caught_up()
+        if once:
+            self._stop.ask()
 
     async def _bound_the_drain(self, workers: anyio.CancelScope) -> None:
         await self._ending.wait()
@@ -133,7 +145,7 @@ class Hold:
 
         self.abandoned = self._busy
         if self._busy:
-            self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
+            self._notice(HandlersAbandoned(consumer=self._consumer, batches=self._busy))
 
         workers.cancel()
 

@@ -26,6 +26,8 @@ from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
+# How often the server is asked what it knows, while somebody waits for progress.
+_PROGRESS_SECONDS = 0.2
 
 
 class LogicalFeed:
@@ -49,6 +51,7 @@ class LogicalFeed:
         notice: Notice,
     ) -> None:
         self.epoch = leadership.epoch
+        self.crashes = leadership.crashes
         self._stream = stream
         self._leadership = leadership
         self._start = start
@@ -81,6 +84,8 @@ class LogicalFeed:
             pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
+        self._settled = False
+        self._passed = LSN(0)
         self._known = known
         self._ahead = Ahead()
 
@@ -91,6 +96,7 @@ class LogicalFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
+        self._settled = True
         self._checkpointer.settle()
         if self._reconciliation is not None:
             self._reconciliation.settle(batch)
@@ -120,6 +126,14 @@ class LogicalFeed:
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
         await self._caught_up.wait()
+
+    async def progressed(self) -> None:
+        """Return once something that this hold settled cannot come again, even after a crash."""
+        while True:
+            if await self._has_progressed():
+                return
+
+            await anyio.sleep(_PROGRESS_SECONDS)
 
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
@@ -197,6 +211,7 @@ class LogicalFeed:
         # Only now: until it is saved, the end of the table may be read once more.
         self._checkpointer = checkpointer
         self._progress = Progress(plan.position)
+        self._passed = plan.position if self._settled else LSN(0)
         self._reconciliation = None
         self._ahead = Ahead()
         self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
@@ -263,7 +278,23 @@ class LogicalFeed:
         if self._progress.flushed >= self._leadership.inserted:
             self._caught_up.set()
 
+        if self._settled and not self._passed:
+            self._passed = self._progress.flushed
+
         self._reporter.news()
+
+    async def _has_progressed(self) -> bool:
+        if self._reconciliation is not None:
+            return self._settled and self._reconciliation.saved > 0
+
+        if not self._passed:
+            return False
+
+        # What was reported is not enough: the report may be lost with the process.
+        rows = await self._leadership.rows(
+            "confirmed", {"slot": self._start.slot}, doing="ask how far the slot is"
+        )
+        return any(LSN.parse(confirmed) >= self._passed for (confirmed,) in rows)
 
     async def _keep_checkpoint(self) -> None:
         while True:
