@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,14 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from anyio import to_thread
 
-from pgcdc_outbox.job import NewJob
-from tests.harness import Outbox
+from pgcdc_outbox.errors import Fenced
+from pgcdc_outbox.events import CarefulBegan, JobCrashed, Streaming
+from pgcdc_outbox.job import Job, NewJob
+from pgcdc_outbox.postgres.ledger.register import PostgresRegister
+from pgcdc_outbox.postgres.session import Session
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import PAUSE, Patience
 
 ROOT = Path(__file__).parents[2]
@@ -230,16 +236,17 @@ def test_a_killer_that_failed_before(
     assert supervisor.begun(killer) == [1, 2, 2, 2, *(attempt for attempt, _ in fates[1:])]
 
 
+@pytest.mark.parametrize("options", [{}, {"concurrency": 3, "batch_size": 2}])
 def test_several_killers_are_found_one_after_the_other(
-    supervisor: Supervisor, outbox: Outbox
+    supervisor: Supervisor, outbox: Outbox, options: dict[str, int]
 ) -> None:
     ids = enqueue(outbox, "good", "kill", "good", "leave", "good", "kill", "good")
-    supervisor.start()
+    supervisor.start(**options)
     supervisor.until(lambda: len(dead(outbox)) == 3 and len(supervisor.done()) == 4, timeout=180)
     supervisor.stop()
 
     assert dead(outbox) == dict.fromkeys(ids[1::2], CRASHED_THRICE)
-    assert supervisor.done() == [f"{id_}/1" for id_ in ids[::2]]
+    assert sorted(supervisor.done()) == sorted(f"{id_}/1" for id_ in ids[::2])
 
 
 def test_a_job_that_kills_once_is_handled_at_last(supervisor: Supervisor, outbox: Outbox) -> None:
@@ -320,3 +327,127 @@ def test_a_kill_in_careful_times_costs_who_was_running_one_attempt(
     assert supervisor.begun(ids[0]) == [1, 1, 1, 1, 2]
     assert supervisor.begun(ids[1])[-1] == 1
     assert dead(outbox) == {}
+
+
+def pretend(outbox: Outbox, *, crashes: int, running: Sequence[int] = ()) -> None:
+    """Make it look as if processes died, the last of them while it ran these jobs."""
+    outbox.rows(
+        "update consumer set crashes = %s, released_at = null, instance = 'gone'", [crashes - 1]
+    )
+    for id_ in running:
+        outbox.rows("insert into started values ('default', %s, 1, 'gone')", [id_])
+
+
+async def test_once_ends_in_careful_times_too_and_leaves_nothing_behind(outbox: Outbox) -> None:
+    watcher, noted = Watcher(), []
+
+    def then(jobs: Sequence[Job]) -> None:
+        noted.append((jobs[0].id, outbox.rows("select id, attempt from started")))
+
+    await consumer(outbox, Recorder()).run(once=True)
+    pretend(outbox, crashes=5)
+    ids = outbox.put(range(5))
+    recorder = Recorder(then)
+    await consumer(outbox, recorder, observers=[watcher]).run(once=True)
+
+    assert [event.crashes for event in watcher.of(CarefulBegan)] == [5]
+    assert noted == [(id_, [(id_, 1)]) for id_ in ids]
+    assert outbox.rows("select * from started") == []
+    assert crashes(outbox) == 0
+
+
+async def test_a_restart_in_good_order_is_no_crash(outbox: Outbox) -> None:
+    watcher = Watcher()
+    for number in range(5):
+        outbox.put([number])
+        await consumer(outbox, Recorder(), observers=[watcher]).run(once=True)
+        assert crashes(outbox) == 0
+
+    assert watcher.of(CarefulBegan) == watcher.of(JobCrashed) == []
+
+
+async def test_a_lost_connection_is_no_crash(outbox: Outbox) -> None:
+    watcher, recorder = Watcher(), Recorder()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        for lost in range(1, 5):
+            outbox.end_slot_reader()
+            await watcher.saw(Streaming, lost + 1)
+
+        assert crashes(outbox) == 0
+        outbox.put(["x"])
+        await recorder.got(1)
+
+    assert watcher.of(CarefulBegan) == []
+
+
+async def test_who_was_running_is_judged_and_its_neighbours_are_not(outbox: Outbox) -> None:
+    await consumer(outbox, Recorder()).run(once=True)
+    ids = outbox.put(range(5))
+    pretend(outbox, crashes=1, running=ids[2:3])
+    watcher, recorder = Watcher(), Recorder()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        await recorder.got(5)
+
+    assert [[job.id for job in batch] for batch in recorder.batches] == [
+        [ids[0], ids[1], ids[3], ids[4]],
+        [ids[2]],
+    ]
+    (again,) = recorder.batches[1]
+    assert (again.attempt, [error.error for error in again.errors]) == (2, ["Crashed"])
+    assert [event.id for event in watcher.of(JobCrashed)] == ids[2:3]
+    assert outbox.rows("select * from started") == []
+
+
+async def test_a_job_that_ended_is_not_judged_for_a_note_that_stayed(outbox: Outbox) -> None:
+    """The process died between the end of the job and the end of the note."""
+    recorder = Recorder()
+    ids = outbox.put([1])
+    await consumer(outbox, recorder).run(once=True)
+    pretend(outbox, crashes=1, running=ids)
+    await consumer(outbox, recorder).run(once=True)
+
+    assert recorder.ids == ids
+    assert (
+        outbox.rows("select * from started union all select null, id, 0, '', null from failed")
+        == []
+    )
+
+
+async def test_a_call_that_is_abandoned_at_a_stop_killed_nobody(outbox: Outbox) -> None:
+    begun, wedge = threading.Event(), threading.Event()
+
+    def handle(jobs: Sequence[Job]) -> None:
+        begun.set()
+        wedge.wait()
+
+    await consumer(outbox, Recorder()).run(once=True)
+    pretend(outbox, crashes=3)
+    ids = outbox.put([1])
+    subject = consumer(outbox, handle, drain_timeout=0.1)
+    async with running(subject):
+        await to_thread.run_sync(begun.wait)
+        assert outbox.rows("select id from started") == [(ids[0],)]
+
+    wedge.set()
+    assert outbox.rows("select id from started") == []
+    recorder = Recorder()
+    await consumer(outbox, recorder).run(once=True)
+    assert [(job.id, job.attempt) for job in recorder.jobs] == [(ids[0], 1)]
+
+
+async def test_a_hold_that_is_over_notes_nothing(outbox: Outbox) -> None:
+    await consumer(outbox, Recorder()).run(once=True)
+    session = Session(outbox.dsn, name="test")
+    register = PostgresRegister(session, consumer="default", schema="outbox", instance="i")
+    try:
+        for write in (
+            register.start(Job(1, "t", b""), ended={}, epoch=0),
+            register.forget({1: 1}, epoch=0),
+            register.calm(epoch=0),
+        ):
+            with pytest.raises(Fenced):
+                await write
+    finally:
+        session.close()
+
+    assert outbox.rows("select * from started") == []

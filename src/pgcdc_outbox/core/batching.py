@@ -121,6 +121,7 @@ class Batcher:
 
     def limit(self, max_jobs: int) -> None:
         """Cut batches of so many jobs from here on."""
+        self._close()
         self._max_jobs = max_jobs
 
     def ready(self, now: float, *, idle: bool) -> bool:
