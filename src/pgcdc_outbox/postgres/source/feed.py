@@ -16,6 +16,7 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
 from pgcdc_outbox.events import CheckpointSaved, Streaming
 from pgcdc_outbox.lsn import LSN
+from pgcdc_outbox.postgres.source.advance import Advance
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
@@ -84,8 +85,7 @@ class LogicalFeed:
             pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
-        self._settled = False
-        self._passed = LSN(0)
+        self._advance = Advance(leadership, start.slot)
         self._known = known
         self._ahead = Ahead()
 
@@ -96,7 +96,7 @@ class LogicalFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
-        self._settled = True
+        self._advance.settle()
         self._checkpointer.settle()
         if self._reconciliation is not None:
             self._reconciliation.settle(batch)
@@ -130,7 +130,8 @@ class LogicalFeed:
     async def progressed(self) -> None:
         """Return once something that this hold settled cannot come again, even after a crash."""
         while True:
-            if await self._has_progressed():
+            reading = self._reconciliation
+            if await self._advance.confirmed() if reading is None else reading.saved:
                 return
 
             await anyio.sleep(_PROGRESS_SECONDS)
@@ -211,7 +212,7 @@ class LogicalFeed:
         # Only now: until it is saved, the end of the table may be read once more.
         self._checkpointer = checkpointer
         self._progress = Progress(plan.position)
-        self._passed = plan.position if self._settled else LSN(0)
+        self._advance.move(plan.position)
         self._reconciliation = None
         self._ahead = Ahead()
         self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
@@ -278,23 +279,8 @@ class LogicalFeed:
         if self._progress.flushed >= self._leadership.inserted:
             self._caught_up.set()
 
-        if self._settled and not self._passed:
-            self._passed = self._progress.flushed
-
+        self._advance.move(self._progress.flushed)
         self._reporter.news()
-
-    async def _has_progressed(self) -> bool:
-        if self._reconciliation is not None:
-            return self._settled and self._reconciliation.saved > 0
-
-        if not self._passed:
-            return False
-
-        # What was reported is not enough: the report may be lost with the process.
-        rows = await self._leadership.rows(
-            "confirmed", {"slot": self._start.slot}, doing="ask how far the slot is"
-        )
-        return any(LSN.parse(confirmed) >= self._passed for (confirmed,) in rows)
 
     async def _keep_checkpoint(self) -> None:
         while True:
