@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import psycopg
 import pytest
@@ -26,7 +28,7 @@ from pgcdc_outbox.job import Job, NewJob
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.session import Session
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
-from tests.wait import PAUSE, Patience
+from tests.wait import PAUSE, Patience, eventually_async
 
 ROOT = Path(__file__).parents[2]
 
@@ -384,10 +386,14 @@ async def test_who_was_running_is_judged_and_its_neighbours_are_not(outbox: Outb
     await consumer(outbox, Recorder()).run(once=True)
     ids = outbox.put(range(5))
     pretend(outbox, crashes=1, running=ids[2:3])
-    watcher, recorder = Watcher(), Recorder()
+    noted = []
+    watcher = Watcher()
+    recorder = Recorder(lambda jobs: noted.append(outbox.rows("select id from started")))
     async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
         await recorder.got(5)
 
+    # The note goes with the failure; the retry is noted again, for a suspect.
+    assert noted == [[], [(ids[2],)]]
     assert [[job.id for job in batch] for batch in recorder.batches] == [
         [ids[0], ids[1], ids[3], ids[4]],
         [ids[2]],
@@ -396,6 +402,23 @@ async def test_who_was_running_is_judged_and_its_neighbours_are_not(outbox: Outb
     assert (again.attempt, [error.error for error in again.errors]) == (2, ["Crashed"])
     assert [event.id for event in watcher.of(JobCrashed)] == ids[2:3]
     assert outbox.rows("select * from started") == []
+
+
+async def test_crashes_are_forgotten_with_the_first_progress(outbox: Outbox) -> None:
+    """Long before everything is settled: here it never is."""
+    release = anyio.Event()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        if jobs[0].topic == "slow":
+            await release.wait()
+
+    await consumer(outbox, Recorder()).run(once=True)
+    pretend(outbox, crashes=2)
+    outbox.put(["quick"])
+    outbox.put(["slow"], topic="slow")
+    async with running(consumer(outbox, handle, batch_size=1)):
+        await eventually_async(partial(to_thread.run_sync, lambda: crashes(outbox) == 0))
+        release.set()
 
 
 async def test_a_job_that_ended_is_not_judged_for_a_note_that_stayed(outbox: Outbox) -> None:
