@@ -22,6 +22,7 @@ from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
+from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
@@ -194,8 +195,11 @@ class Consumer:
             notice=self._notice,
             redact=self._redact,
         )
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
         return Orchestrator(
-            source, attempt, limits=self._limits, chores=chores, notice=self._notice
+            source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
         )
 
     def _upkeep(self) -> Sequence[Chore]:

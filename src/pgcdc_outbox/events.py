@@ -108,6 +108,26 @@ class JobDead(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class CarefulBegan(Event, frozen=True, kw_only=True):
+    """The process died several times in a row: jobs run one by one, each noted before."""
+
+    crashes: int
+
+
+class CarefulEnded(Event, frozen=True, kw_only=True):
+    """Jobs run in batches again."""
+
+    because: str
+
+
+class JobCrashed(Event, frozen=True, kw_only=True):
+    """An execution that ended with its process was recorded as a failure."""
+
+    id: int
+    topic: str
+    attempt: int
+
+
 class Reported(Event, frozen=True, kw_only=True):
     """The server was told how far we are."""
 

@@ -115,6 +115,12 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "find_slot", {"slot": "s"})
     execute(consumer, "find_publication", {"publication": "p", "schema": SCHEMA})
     execute(consumer, "whereabouts", {})
+    execute(consumer, "confirmed", {"slot": "s"})
+    execute(consumer, "left_started", {**me, "instance": "i"})
+    ended = {"ended_ids": [1], "ended_attempts": [1]}
+    execute(consumer, "start", {**me, **ended, "id": 2, "attempt": 1, "instance": "i"})
+    execute(consumer, "forget_started", {**me, **ended})
+    execute(consumer, "calm", me)
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
     execute(consumer, "record", {**me, **{field: [] for field in fields}})
 

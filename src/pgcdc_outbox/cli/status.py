@@ -59,11 +59,12 @@ def _consumers(found: "Overview") -> str:
             each.epoch,
             each.instance,
             _moment(each.taken_at),
+            each.crashes,
             age(each.checkpoint_age_seconds) + (" (re-reading)" if each.rereading else ""),
         )
         for each in found.consumers
     ]
-    return table(("CONSUMER", "EPOCH", "INSTANCE", "TAKEN", "CHECKPOINT AGE"), rows)
+    return table(("CONSUMER", "EPOCH", "INSTANCE", "TAKEN", "CRASHES", "CHECKPOINT AGE"), rows)
 
 
 def _partitions(found: "Overview") -> str:

@@ -4,22 +4,21 @@ import random
 import time
 from collections.abc import Sequence
 
-import anyio
 from msgspec import Struct
 
+from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Feed, Ledger
 from pgcdc_outbox.core.batching import Batch
-from pgcdc_outbox.core.reconnect import Backoff
+from pgcdc_outbox.core.crash import judge_crash
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
-from pgcdc_outbox.errors import LedgerUnavailable
 from pgcdc_outbox.events import (
     BatchHandled,
     BatchSettled,
     BatchStarted,
-    ChoreFailed,
+    JobCrashed,
     JobDead,
     OutcomesRecorded,
 )
@@ -47,6 +46,20 @@ class Attempt(Struct, frozen=True, kw_only=True):
         else:
             await self._execute(batch, feed)
 
+        self._settle(batch, feed)
+
+    async def bury(self, batch: Batch, feed: Feed) -> None:
+        """Judge jobs whose execution ended with its process; nothing is executed."""
+        failures = [judge_crash(job, self.policy, jitter=random.uniform) for job in batch.jobs]
+        await self._record(failures, feed)
+        for job in batch.jobs:
+            self.notice(
+                JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
+            )
+
+        self._settle(batch, feed)
+
+    def _settle(self, batch: Batch, feed: Feed) -> None:
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
@@ -90,24 +103,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
         return failures
 
     async def _record(self, failures: list[Failure], feed: Feed) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self.ledger.record(failures, epoch=feed.epoch)
-            except LedgerUnavailable as error:
-                delay = backoff.next(random.uniform)
-                self.notice(
-                    ChoreFailed(
-                        consumer=self.consumer,
-                        chore="record outcomes",
-                        error=str(error),
-                        delay_seconds=delay,
-                    )
-                )
-                await anyio.sleep(delay)
-            else:
-                break
-
+        await durably(
+            lambda: self.ledger.record(failures, epoch=feed.epoch),
+            doing="record outcomes",
+            consumer=self.consumer,
+            notice=self.notice,
+        )
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
         self.notice(
             OutcomesRecorded(

@@ -9,12 +9,14 @@ import anyio
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.hold import Hold
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.consumer.ports import Chore, Feed, Source
+from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batcher
+from pgcdc_outbox.core.crash import is_suspect
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
 from pgcdc_outbox.errors import OutboxError, SlotInUse
@@ -44,6 +46,7 @@ class Orchestrator:
         self,
         source: Source,
         attempt: Attempt,
+        register: Register,
         *,
         limits: Limits,
         chores: Sequence[Chore],
@@ -51,6 +54,7 @@ class Orchestrator:
     ) -> None:
         self._source = source
         self._attempt = attempt
+        self._register = register
         self._limits = limits
         self._chores = chores
         self._notice = notice
@@ -117,10 +121,12 @@ class Orchestrator:
             if feed is None:
                 return False
 
+            intake = self._intake()
             hold = Hold(
                 feed,
-                self._intake(),
-                self._attempt,
+                intake,
+                await self._care(feed, intake),
+                consumer=self._consumer,
                 concurrency=self._limits.concurrency,
                 chores=self._chores,
                 drain_timeout=self._limits.drain_timeout,
@@ -139,13 +145,28 @@ class Orchestrator:
             self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
             return False
 
+    async def _care(self, feed: Feed, intake: Intake) -> Care:
+        care = Care(
+            self._attempt,
+            self._register,
+            feed,
+            noted=await self._register.left(),
+            held=self._limits.prefetch,
+            relaxed=lambda: intake.limit(self._limits.batch_size),
+        )
+        await care.begin()
+        if care.careful:
+            intake.limit(1)
+
+        return care
+
     def _intake(self) -> Intake:
         limits = self._limits
         batcher = Batcher(
             max_jobs=limits.batch_size,
             max_bytes=limits.batch_bytes,
             max_age=limits.linger,
-            alone=lambda job: goes_alone(job, self._attempt.policy),
+            alone=lambda job: goes_alone(job, self._attempt.policy) or is_suspect(job),
         )
         return Intake(
             batcher,

@@ -7,7 +7,7 @@ from contextlib import suppress
 import anyio
 from anyio.lowlevel import checkpoint as yield_to_others
 
-from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.chores import keep_doing
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
@@ -32,8 +32,9 @@ class Hold:
         self,
         feed: Feed,
         intake: Intake,
-        attempt: Attempt,
+        care: Care,
         *,
+        consumer: str,
         concurrency: int,
         chores: Sequence[Chore],
         drain_timeout: float,
@@ -42,7 +43,8 @@ class Hold:
     ) -> None:
         self._feed = feed
         self._intake = intake
-        self._attempt = attempt
+        self._care = care
+        self._consumer = consumer
         self._concurrency = concurrency
         self._chores = chores
         self._drain_timeout = drain_timeout
@@ -86,8 +88,11 @@ class Hold:
             reading.start_soon(self._close_when_asked)
             reading.start_soon(self._close_when_over)
             reading.start_soon(self._guard, self._watch_epoch)
-            if once:
-                reading.start_soon(self._stop_when_caught_up)
+            if once or self._care.concerned:
+                reading.start_soon(self._guard, lambda: self._when_caught_up(once=once))
+
+            if self._care.concerned:
+                reading.start_soon(self._guard, self._care.progressed)
 
             for chore in self._chores:
                 reading.start_soon(self._guard, self._keep_doing(chore))
@@ -109,11 +114,16 @@ class Hold:
     async def _keep_working(self) -> None:
         yielded_at = time.monotonic()
         while (batch := await self._intake.take()) is not None:
-            self._busy += 1
-            try:
-                await self._attempt.run(batch, self._feed)
-            finally:
-                self._busy -= 1
+            async with self._care.turn(batch):
+                if self._intake.closed:
+                    # While it waited for its turn. The log still holds it.
+                    return
+
+                self._busy += 1
+                try:
+                    await self._care.run(batch)
+                finally:
+                    self._busy -= 1
 
             # Neither a full intake nor a handler that never waits gives others a turn.
             if time.monotonic() - yielded_at > _TURN_SECONDS:
@@ -121,7 +131,7 @@ class Hold:
                 yielded_at = time.monotonic()
 
     def _keep_doing(self, chore: Chore) -> Callable[[], Awaitable[None]]:
-        return lambda: keep_doing(chore, consumer=self._attempt.consumer, notice=self._notice)
+        return lambda: keep_doing(chore, consumer=self._consumer, notice=self._notice)
 
     async def _guard(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take a step; its failure ends the hold in good order, not at once."""
@@ -136,7 +146,7 @@ class Hold:
 
     async def _close_when_asked(self) -> None:
         await self._stop.wait()
-        self._notice(Stopping(consumer=self._attempt.consumer))
+        self._notice(Stopping(consumer=self._consumer))
         self._end()
 
     async def _close_when_over(self) -> None:
@@ -152,13 +162,15 @@ class Hold:
         while True:
             # What is wrong with the connection is the matter of those who need it.
             with suppress(SourceUnavailable):
-                await self._attempt.ledger.check(epoch=self._feed.epoch)
+                await self._care.check()
 
             await anyio.sleep(_EPOCH_SECONDS)
 
-    async def _stop_when_caught_up(self) -> None:
+    async def _when_caught_up(self, *, once: bool) -> None:
         await self._feed.caught_up()
-        self._stop.ask()
+        await self._care.caught_up()
+        if once:
+            self._stop.ask()
 
     async def _bound_the_drain(self) -> None:
         await self._ending.wait()
@@ -167,7 +179,7 @@ class Hold:
 
         self.abandoned = self._busy
         if self._busy:
-            self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
+            self._notice(HandlersAbandoned(consumer=self._consumer, batches=self._busy))
 
         self._workers.cancel()
 

@@ -28,6 +28,7 @@ class Intake:
         self.put = batcher.add
         self.put_many = batcher.add_many
         self.put_dead = batcher.add_dead
+        self.limit = batcher.limit
 
     @property
     def full(self) -> bool:

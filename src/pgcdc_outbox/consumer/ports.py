@@ -6,6 +6,7 @@ from typing import Protocol
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.events import Event
 from pgcdc_outbox.job import Job
@@ -25,6 +26,9 @@ class Feed(Protocol):
 
     epoch: int
     """Names this hold; a later one is higher."""
+
+    crashes: int
+    """Holds in a row, up to this one, that ended with their process and without progress."""
 
     @property
     def flushed(self) -> LSN:
@@ -49,6 +53,10 @@ class Feed(Protocol):
 
     async def over(self) -> None:
         """Return when this feed has done its part: the source is to be opened again."""
+        ...
+
+    async def progressed(self) -> None:
+        """Return once something that this hold settled cannot come again, even after a crash."""
         ...
 
     async def finish(self) -> None:
@@ -85,6 +93,30 @@ class Ledger(Protocol):
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if the epoch is over."""
+        ...
+
+
+class Register(Protocol):
+    """Where executions are noted that may end the process.
+
+    What changes it does nothing twice, raises `Fenced` for an old epoch, and
+    `LedgerUnavailable` when trying again may help.
+    """
+
+    async def left(self) -> Sequence[Started]:
+        """What was noted and not forgotten, in this process or in one before it."""
+        ...
+
+    async def start(self, job: Job, *, ended: Mapping[int, int], epoch: int) -> None:
+        """Note that a job is about to be executed; forget these attempts, by id."""
+        ...
+
+    async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:
+        """Forget these attempts, by id: they ended."""
+        ...
+
+    async def calm(self, *, epoch: int) -> None:
+        """Count crashes from nothing: there was progress."""
         ...
 
 

@@ -22,6 +22,16 @@ class Batch:
         self.tickets: list[Ticket] = []
         self.size = 0
 
+    def part(self, chosen: Callable[[Job], bool]) -> "Batch":
+        """Some of its jobs, with their tickets, as a batch of their own."""
+        part = Batch(self.dead)
+        for job, ticket in zip(self.jobs, self.tickets, strict=True):
+            if chosen(job):
+                part.jobs.append(job)
+                part.tickets.append(ticket)
+
+        return part
+
 
 class Batcher:
     """Cuts jobs into batches by count, by bytes, and by age; a few go alone.
@@ -108,6 +118,11 @@ class Batcher:
         self._open = Batch(dead=why)
         self._put(job, ticket, now)
         self._close()
+
+    def limit(self, max_jobs: int) -> None:
+        """Cut batches of so many jobs from here on."""
+        self._close()
+        self._max_jobs = max_jobs
 
     def ready(self, now: float, *, idle: bool) -> bool:
         """Whether a worker should be given something now."""

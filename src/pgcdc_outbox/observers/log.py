@@ -8,11 +8,14 @@ from pgcdc_outbox.events import (
     BatchHandled,
     BatchSettled,
     BatchStarted,
+    CarefulBegan,
+    CarefulEnded,
     CheckpointSaved,
     ChoreFailed,
     Disconnected,
     Event,
     HandlersAbandoned,
+    JobCrashed,
     JobDead,
     LoopStalled,
     Maintained,
@@ -21,7 +24,7 @@ from pgcdc_outbox.events import (
 )
 
 _QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
-_LOUD = (ChoreFailed, Disconnected, JobDead)
+_LOUD = (CarefulBegan, CarefulEnded, ChoreFailed, Disconnected, JobCrashed, JobDead)
 _ALARMING = (HandlersAbandoned, LoopStalled)
 
 

@@ -4,7 +4,7 @@ PostgreSQL's own are tested against real servers; here it is about who is
 called, in which order, and what happens when one of them fails.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.core.retry import RetryPolicy
 from pgcdc_outbox.core.verdict import Failure
@@ -52,8 +53,16 @@ class Diary(list[str]):
 class FakeFeed:
     """Delivers some jobs, then waits to be cancelled, or told to fail."""
 
-    def __init__(self, deliver: Sequence[Job] = (), *, epoch: int = 7, diary: Diary | None = None):
+    def __init__(
+        self,
+        deliver: Sequence[Job] = (),
+        *,
+        epoch: int = 7,
+        crashes: int = 0,
+        diary: Diary | None = None,
+    ):
         self.epoch = epoch
+        self.crashes = crashes
         self.flushed = LSN(0)
         self.settled: list[int] = []
         self.finished = 0
@@ -61,6 +70,8 @@ class FakeFeed:
         self.diary = Diary() if diary is None else diary
         self.intake: Intake | None = None
         self.reading = anyio.Event()
+        self.passed = anyio.Event()
+        self.part_done = anyio.Event()
         self._deliver = list(deliver)
         self._failed = anyio.Event()
         self._failure: Exception | None = None
@@ -93,6 +104,12 @@ class FakeFeed:
         while len(self.settled) < len(self._deliver):
             self._changed = anyio.Event()
             await self._changed.wait()
+
+    async def progressed(self) -> None:
+        await self.passed.wait()
+
+    async def over(self) -> None:
+        await self.part_done.wait()
 
     async def finish(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -145,6 +162,8 @@ class FakeLedger:
     def __init__(self, *errors: Exception, diary: Diary | None = None) -> None:
         self.recorded: list[tuple[int, list[Failure]]] = []
         self.errors = list(errors)
+        self.over: Exception | None = None
+        """What a look at the epoch raises."""
         self.calls = 0
         self.diary = Diary() if diary is None else diary
 
@@ -158,9 +177,54 @@ class FakeLedger:
         self.diary.append(f"record {[failure.job.id for failure in failures]}")
         self.recorded.append((epoch, list(failures)))
 
+    async def check(self, *, epoch: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.over is not None:
+            raise self.over
+
     @property
     def failures(self) -> list[Failure]:
         return [failure for _, failures in self.recorded for failure in failures]
+
+
+class FakeRegister:
+    """Keeps what is noted; raises what it is told to, first."""
+
+    def __init__(
+        self, *noted: Started, errors: Sequence[Exception] = (), diary: Diary | None = None
+    ) -> None:
+        self.noted = {each.id: each for each in noted}
+        self.calmed = 0
+        self.errors = list(errors)
+        self.diary = Diary() if diary is None else diary
+
+    async def left(self) -> Sequence[Started]:
+        await anyio.lowlevel.checkpoint()
+        return list(self.noted.values())
+
+    async def start(self, job: Job, *, ended: Mapping[int, int], epoch: int) -> None:
+        await self._write(f"start {job.id}/{job.attempt}, ended {list(ended)}")
+        self._drop(ended)
+        self.noted[job.id] = Started(id=job.id, attempt=job.attempt, ours=True)
+
+    async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:
+        await self._write(f"forget {sorted(ended)}")
+        self._drop(ended)
+
+    async def calm(self, *, epoch: int) -> None:
+        await self._write("calm")
+        self.calmed += 1
+
+    async def _write(self, what: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.errors:
+            raise self.errors.pop(0)
+
+        self.diary.append(what)
+
+    def _drop(self, ended: Mapping[int, int]) -> None:
+        for id_ in ended:
+            self.noted.pop(id_, None)
 
 
 class FakeChore:
@@ -223,6 +287,7 @@ def orchestrator(
     handler: Any,
     *,
     ledger: FakeLedger | None = None,
+    register: FakeRegister | None = None,
     chores: Sequence[Chore] = (),
     observers: Sequence[Observer] = (),
     batch_size: int = 1,
@@ -233,6 +298,7 @@ def orchestrator(
     return Orchestrator(
         source,
         attempt(handler, ledger, observers=observers, concurrency=concurrency),
+        register or FakeRegister(),
         limits=Limits(
             batch_size=batch_size,
             batch_bytes=1 << 20,

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from pgcdc_outbox.consumer import consumer
+from pgcdc_outbox.consumer import consumer, hold
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.errors import (
     Fenced,
@@ -576,3 +576,50 @@ async def raised(which: Any) -> BaseException:
             return error
 
     raise AssertionError("it ended without an error")
+
+
+class TestHandingOver:
+    async def test_another_feed_goes_on_at_once_when_one_has_done_its_part(self) -> None:
+        first, second, seen = FakeFeed(jobs(2)), FakeFeed(jobs(1)), Events()
+        async with running(orchestrator(FakeSource(first, second), done, observers=[seen])) as run:
+            await until(lambda: len(first.settled) == 2)
+            first.part_done.set()
+            await until(lambda: second.settled)
+            run.stop.ask()
+            await run.ended.wait()
+
+        assert first.finished == second.finished == 1
+        assert not seen.of(Disconnected)
+        assert len(seen.of(Stopped)) == 1
+
+    async def test_what_runs_is_waited_for_before(self) -> None:
+        first, second, gate = FakeFeed(jobs(1)), FakeFeed(), Gate()
+        source = FakeSource(first, second)
+        async with running(orchestrator(source, gate)):
+            await until(lambda: gate.running)
+            first.part_done.set()
+            await until(lambda: first.intake is not None and first.intake.closed)
+            assert source.opened == 1
+            gate.open.set()
+            await until(lambda: source.opened == 2)
+
+        assert first.settled
+
+
+class TestFenced:
+    async def test_running_calls_are_cancelled_when_another_instance_took_over(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hold, "_EPOCH_SECONDS", 0.01)
+        feed, gate, ledger = FakeFeed(jobs(1)), Gate(), FakeLedger()
+        source = FakeSource(feed, FakeFeed())
+        async with running(orchestrator(source, gate, ledger=ledger)):
+            await until(lambda: gate.running)
+            ledger.over = Fenced("the epoch is over")
+            # Although it had a minute to end, were it ours.
+            await until(lambda: not gate.running)
+            ledger.over = None
+
+        assert not gate.ended
+        assert not feed.settled
+        assert not feed.finished

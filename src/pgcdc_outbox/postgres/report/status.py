@@ -38,6 +38,8 @@ class ConsumerState(Struct, frozen=True, kw_only=True):
     epoch: int
     instance: str | None
     taken_at: datetime | None
+    crashes: int
+    """Holds in a row that ended with their process and without progress."""
     flushed: str | None
     checkpoint_at: datetime | None
     checkpoint_age_seconds: float | None

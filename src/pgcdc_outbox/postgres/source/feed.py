@@ -15,6 +15,7 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
 from pgcdc_outbox.events import CheckpointSaved, SlotReleased, Streaming
 from pgcdc_outbox.lsn import LSN
+from pgcdc_outbox.postgres.source.advance import Advance
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
@@ -26,6 +27,9 @@ from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
+
+# How often the server is asked what it knows, while somebody waits for progress.
+_PROGRESS_SECONDS = 0.2
 
 
 class LogicalFeed:
@@ -50,6 +54,7 @@ class LogicalFeed:
         max_retained: int | None = None,
     ) -> None:
         self.epoch = leadership.epoch
+        self.crashes = leadership.crashes
         self._stream = stream
         self._leadership = leadership
         self._start = start
@@ -82,6 +87,7 @@ class LogicalFeed:
             pending=(leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
+        self._advance = Advance(leadership, start.slot)
         self._memory = memory
         self.released = False
         """Whether the slot was left because it endangers the server."""
@@ -96,6 +102,7 @@ class LogicalFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
+        self._advance.settle()
         self._checkpointer.settle()
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
@@ -132,6 +139,14 @@ class LogicalFeed:
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
         await self._caught_up.wait()
+
+    async def progressed(self) -> None:
+        """Return once something that this hold settled cannot come again, even after a crash."""
+        while True:
+            if await self._advance.confirmed():
+                return
+
+            await anyio.sleep(_PROGRESS_SECONDS)
 
     async def over(self) -> None:
         """Return when the slot is to be left, and another feed shall go on."""
@@ -258,6 +273,7 @@ class LogicalFeed:
         if self._leave_at is not None and self._progress.flushed >= self._leave_at:
             self._over.set()
 
+        self._advance.move(self._progress.flushed)
         self._reporter.news()
 
     async def _keep_checkpoint(self) -> None:

@@ -49,6 +49,7 @@ class TableFeed:
         polls_until: float = float("inf"),
     ) -> None:
         self.epoch = leadership.epoch
+        self.crashes = leadership.crashes
         self.released = False
         self._leadership = leadership
         self._consumer = leadership.consumer
@@ -61,7 +62,9 @@ class TableFeed:
         self._reading = TableReading(leadership, checkpoint)
         self._first_end: int | None = None
         self._news = anyio.Event()
+        self._settled = False
         self._caught_up = anyio.Event()
+        self._progressed = anyio.Event()
         self._over = anyio.Event()
 
     @property
@@ -71,6 +74,7 @@ class TableFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
+        self._settled = True
         self._reading.settle(batch)
         self._news.set()
         self._look_caught_up()
@@ -84,6 +88,10 @@ class TableFeed:
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
         await self._caught_up.wait()
+
+    async def progressed(self) -> None:
+        """Return once something that this hold settled cannot come again, even after a crash."""
+        await self._progressed.wait()
 
     async def over(self) -> None:
         """Return when this feed has done its part."""
@@ -174,7 +182,11 @@ class TableFeed:
             await anyio.sleep(_SAVE_SECONDS)
 
     async def _save(self) -> None:
+        settled = self._settled
         if await self._reading.save():
+            if settled:
+                self._progressed.set()
+
             self._notice(CheckpointSaved(consumer=self._consumer, position=self.flushed))
 
     async def _drop_slot(self) -> None:

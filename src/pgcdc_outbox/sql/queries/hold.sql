@@ -54,11 +54,19 @@ where name = %(consumer)s and epoch = %(epoch)s
 returning 1;
 
 -- name: release
--- The position is saved, and nobody of ours will report another.
-update :"schema".consumer
-set released_at = clock_timestamp(), crashes = 0
-where name = %(consumer)s and epoch = %(epoch)s
-returning 1;
+-- The position is saved, and nobody of ours will report another. Nothing of ours
+-- runs either: what we noted has ended, or was abandoned, and did no harm.
+with released as (
+    update :"schema".consumer
+    set released_at = clock_timestamp(), crashes = 0
+    where name = %(consumer)s and epoch = %(epoch)s
+    returning name, instance
+), ended as (
+    delete from :"schema".started as s
+    using released as r
+    where s.consumer = r.name and s.instance = r.instance
+)
+select count(*) from released;
 
 -- name: whereabouts
 select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_version_num')::int,
@@ -78,6 +86,12 @@ select s.slot_type, s.plugin, s.database, s.active_pid, s.wal_status,
 from pg_replication_slots as s
 left join pg_stat_activity as a on a.pid = s.active_pid
 where s.slot_name = %(slot)s;
+
+-- name: confirmed
+-- How far the server knows that we are; nothing if the slot is gone.
+select confirmed_flush_lsn::text
+from pg_replication_slots
+where slot_name = %(slot)s and confirmed_flush_lsn is not null;
 
 -- name: find_publication
 select p.pubinsert, p.pubviaroot, exists (

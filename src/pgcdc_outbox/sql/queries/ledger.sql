@@ -1,6 +1,7 @@
 -- name: record
 -- All failures of one batch: due again, or dead. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
+-- Whoever was noted as running is not any more.
 with fence as materialized (
     select name
     from :"schema".consumer
@@ -77,6 +78,10 @@ with fence as materialized (
     delete from :"schema".failed as f
     using fresh
     where fresh.delay is null and f.consumer = fresh.consumer and f.id = fresh.id
+), ended as (
+    delete from :"schema".started as s
+    using fence, given
+    where s.consumer = fence.name and s.id = given.id and s.attempt <= given.attempt
 )
 select count(*) from fence;
 

@@ -1,0 +1,32 @@
+"""Writes that must not be skipped: tried until they are durable."""
+
+import random
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.core.reconnect import Backoff
+from pgcdc_outbox.errors import LedgerUnavailable
+from pgcdc_outbox.events import ChoreFailed
+
+
+async def durably(
+    write: Callable[[], Awaitable[None]], *, doing: str, consumer: str, notice: Notice
+) -> None:
+    """Write, and try again for as long as the server is in trouble; each time is told.
+
+    Raises whatever else goes wrong, `Fenced` above all.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            await write()
+        except LedgerUnavailable as error:
+            delay = backoff.next(random.uniform)
+            notice(
+                ChoreFailed(consumer=consumer, chore=doing, error=str(error), delay_seconds=delay)
+            )
+            await anyio.sleep(delay)
+        else:
+            return

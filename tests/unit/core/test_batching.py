@@ -1,0 +1,53 @@
+"""Batches that are taken apart, and limits that change; `tests/properties` has the rest."""
+
+import pytest
+
+from pgcdc_outbox.core.batching import Batch, Batcher
+from pgcdc_outbox.core.progress import Ticket
+from pgcdc_outbox.job import Job
+
+JOBS = [Job(id_, "topic", b"") for id_ in range(1, 6)]
+
+
+def taken(batcher: Batcher) -> list[list[int]]:
+    batches = []
+    while batch := batcher.take():
+        batches.append([job.id for job in batch.jobs])
+
+    return batches
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "batches"),
+    [(3, 1, [[1, 2], [3], [4], [5]]), (1, 3, [[1], [2], [3, 4, 5]]), (3, 2, [[1, 2], [3, 4], [5]])],
+)
+def test_another_limit_is_for_what_comes_after(
+    many: bool, before: int, after: int, batches: list[list[int]]
+) -> None:
+    batcher, ticket = Batcher(max_jobs=before, max_bytes=1 << 20, max_age=0), Ticket()
+
+    def add(jobs: list[Job]) -> None:
+        if many:
+            batcher.add_many(jobs, ticket, 0, 0.0)
+        else:
+            for job in jobs:
+                batcher.add(job, ticket, 0.0)
+
+    add(JOBS[:2])
+    batcher.limit(after)
+    add(JOBS[2:])
+
+    assert taken(batcher) == batches
+    assert (batcher.jobs, batcher.size) == (0, 0)
+
+
+def test_a_part_keeps_jobs_and_tickets_together() -> None:
+    whole = Batch()
+    whole.jobs, whole.tickets = list(JOBS), [Ticket() for _ in JOBS]
+
+    part = whole.part(lambda job: job.id % 2 == 0)
+
+    assert part.jobs == [JOBS[1], JOBS[3]]
+    assert part.tickets == [whole.tickets[1], whole.tickets[3]]
+    assert whole.jobs == JOBS
