@@ -107,9 +107,12 @@ class LookAhead:
     def _keep_up(self) -> None:
         view = self._look()
         plan = missing(view.existing, now=view.now, interval=self._interval, ahead=self._ahead)
-        # What is ahead first: it matters most, and costs nobody anything.
-        for bounds in sorted(plan, key=lambda bounds: (self._era(bounds, view.now), bounds)):
-            self._attempt(bounds)
+        eras = ((self._era(bounds, view.now), bounds) for bounds in plan)
+        # What is ahead first: it matters most, and costs nobody anything. What is past
+        # by now, between other partitions, is only needed for rows that are in DEFAULT.
+        for era, bounds in sorted(eras):
+            if era is not _Era.PAST:
+                self._attempt(bounds)
 
     def _attempt(self, bounds: Bounds) -> None:
         """Make one partition, unless this run has found already that it cannot."""

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from pgcdc_outbox.errors import OutboxError, SettingsError
-from pgcdc_outbox.postgres.connection import session
+from pgcdc_outbox.postgres.connection import check_conninfo, session
 from pgcdc_outbox.postgres.migrate import check_schema
 from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
 from pgcdc_outbox.postgres.partition.partitions import check_interval
@@ -49,6 +49,16 @@ class Report(Struct, frozen=True, kw_only=True):
     def kept_bytes(self) -> int:
         """What keeping partitions beyond the retention costs."""
         return sum(kept.bytes for kept in self.kept)
+
+
+def _from_environment() -> str:
+    conninfo = os.environ.get(VARIABLE, "")
+    try:
+        check_conninfo(conninfo)
+    except SettingsError as error:
+        raise SettingsError(f"{VARIABLE}: {error}", hint=error.hint) from None
+
+    return conninfo
 
 
 def _ignore(report: Report) -> None:
@@ -96,10 +106,7 @@ class Maintenance:
 
     def once(self) -> Report:
         """Do what is due, and say what was done. Raises `OutboxError`."""
-        conninfo = self._conninfo
-        if conninfo is None:
-            conninfo = os.environ.get(VARIABLE, "")
-
+        conninfo = self._conninfo if self._conninfo is not None else _from_environment()
         with turn(conninfo, self._schema) as mine:
             report = Report(busy=True) if mine is None else self._do(conninfo, mine)
 
