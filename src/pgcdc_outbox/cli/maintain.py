@@ -92,8 +92,8 @@ def _show(report: "Report", *, quiet: bool) -> None:
         click.echo(str(kept), err=True)
 
     if report.kept:
-        costs = f"{len(report.kept)} tables, {size(report.kept_bytes)}"
-        click.echo(f"kept beyond the retention: {costs}", err=True)
+        tables = "1 table" if len(report.kept) == 1 else f"{len(report.kept)} tables"
+        click.echo(f"kept beyond the retention: {tables}, {size(report.kept_bytes)}", err=True)
 
 
 def _show_done(report: "Report") -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 from psycopg import Connection
 
-from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
+from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, limit_waiting, lock_holders
 from pgcdc_outbox.postgres.connection import Row, quoted, run
 from pgcdc_outbox.postgres.partition.partitions import (
     ORIGIN,
@@ -153,6 +153,8 @@ class LookAhead:
         edges: dict[str, Any] = {"lower": bounds.lower, "upper": bounds.upper}
         moved = 0
         with unhurried(connection):
+            # Also for who was killed half way, and still makes this very partition.
+            limit_waiting(connection, self._lock_timeout)
             run(connection, "create_partition", schema, partition=name, **edges)
             self._give(name)
             if era is _Era.PAST:
@@ -166,7 +168,6 @@ class LookAhead:
                 self._leisure
                 if era is not _Era.NOW and self._is_out_of_use(self._look())
                 else self._lock_timeout,
-                lock_timeout=self._lock_timeout,
             )
             # The root first, as everybody locks it before its partitions.
             patience.run("stop_producers" if era is _Era.NOW else "lock_root_for_attaching")

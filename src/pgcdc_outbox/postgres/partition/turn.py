@@ -62,5 +62,4 @@ def be_unhurried(connection: Connection[Row]) -> None:
     if connection.info.server_version >= _LIMITS_TRANSACTIONS:
         names.append("transaction_timeout")
 
-    for name in names:
-        connection.execute(f"set local {name} = 0".encode())
+    connection.execute("; ".join(f"set local {name} = 0" for name in names).encode())
