@@ -9,6 +9,7 @@ import queue
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +28,7 @@ class Pooler:
         self._connections = [psycopg.connect(dsn, autocommit=True) for _ in range(size)]
         self._free: queue.Queue[socket.socket] = queue.Queue()
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
 
     @property
     def dsn(self) -> str:
@@ -39,12 +41,16 @@ class Pooler:
             server.setblocking(True)
             self._free.put(server)
 
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        # Clients are gone by now; what they borrowed has to be back before it is closed.
+        for thread in self._threads:
+            thread.join(30)
+
         while not self._free.empty():
             self._free.get().close()
 
@@ -58,7 +64,12 @@ class Pooler:
             except OSError:
                 return
 
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            self._start(self._serve, client)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _serve(self, client: socket.socket) -> None:
         with client:

@@ -6,12 +6,16 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from pgcdc_outbox.errors import SettingsError
+from pgcdc_outbox.errors import SettingsError, SourceUnavailable
+from pgcdc_outbox.postgres.ledger.dead import DeadLetters
 from pgcdc_outbox.postgres.names import lock_key
 from pgcdc_outbox.postgres.partition import turn
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.report.lag import measure
+from pgcdc_outbox.postgres.report.status import overview
 from tests.maintained import Outbox, maintained
 from tests.pooler import Pooler
+from tests.wait import eventually
 
 
 @pytest.fixture
@@ -73,6 +77,41 @@ def test_who_has_lost_the_turn_does_not_go_on(outbox):
             mine.keep()
 
 
+def test_who_loses_the_turn_half_way_stops_there(outbox):
+    """Here with two partitions to drop, while it waits for the first."""
+    outbox.put(created_at="clock_timestamp() - interval '9 days'")
+    outbox.put(created_at="clock_timestamp() - interval '10 days'")
+    first, second = outbox.maintain(retention=timedelta(days=365)).created[:2]
+    outbox.register()
+    failures = []
+
+    def run():
+        try:
+            outbox.maintain(lock_timeout=timedelta(seconds=20))
+        except SourceUnavailable as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    with psycopg.connect(outbox.dsn) as holder:
+        holder.execute(f"lock table outbox.{first} in row exclusive mode")
+        thread.start()
+        eventually(
+            lambda: outbox.column(
+                "select 1 from pg_locks where not granted"
+                f" and relation = 'outbox.{first}'::regclass"
+            )
+        )
+        outbox.connection.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_locks where locktype = 'advisory'"
+            " and database = (select oid from pg_database where datname = current_database())"
+        )
+
+    thread.join(30)
+    assert [error.transient for error in failures] == [True]
+    assert outbox.count(f"outbox.{second}") == 1
+    assert second in outbox.maintain().dropped
+
+
 def test_a_turn_holds_back_neither_vacuum_nor_the_log(outbox):
     with turn.turn(outbox.dsn, "outbox"):
         held = outbox.connection.execute(
@@ -113,6 +152,9 @@ def test_it_works_behind_a_pooler_and_leaves_nothing_in_its_sessions(outbox):
             assert behind.maintain().busy
 
         again = [behind.maintain() for _ in range(5)]
+        assert len(overview(pooler.dsn).partitions) == 5
+        assert [each.consumer for each in measure(pooler.dsn).consumers] == ["default"]
+        assert DeadLetters(pooler.dsn).purge(timedelta(0)) == 0
         # One transaction after another: each session of the pool has its turn.
         with psycopg.connect(pooler.dsn, autocommit=True) as client:
             left = {
