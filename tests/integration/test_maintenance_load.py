@@ -118,3 +118,31 @@ def test_nor_when_everything_is_to_be_done_at_once(outbox, seconds):
     assert not after.busy
     assert outbox.count("outbox.immediate_default") == 0
     assert outbox.count() == 40_000 + 1 + len(producers.waits)
+
+
+@pytest.mark.parametrize("where", ["DEFAULT", "an old partition"])
+def test_what_no_producer_needs_is_waited_for_longer(outbox, where):
+    """As an autovacuum holds it, which the server only ends after a second of waiting."""
+    name = outbox.old_partition()
+    outbox.register()
+    outbox.maintain(retention=timedelta(days=365))
+    outbox.put(5, created_at="clock_timestamp() - interval '3 days'")
+    table = "outbox.immediate_default" if where == "DEFAULT" else f"outbox.{name}"
+    reports = []
+    with psycopg.connect(outbox.dsn) as vacuum:
+        vacuum.execute(f"lock table {table} in share update exclusive mode")
+        thread = threading.Thread(
+            target=lambda: reports.append(outbox.maintain(lock_timeout=timedelta(seconds=0.2)))
+        )
+        thread.start()
+        eventually(
+            lambda: outbox.column(
+                f"select 1 from pg_locks where relation = '{table}'::regclass and not granted"
+                " and waitstart < clock_timestamp() - interval '1 s'"
+            )
+        )
+
+    thread.join(30)
+    (report,) = reports
+    assert (report.moved, report.delayed) == (5, ())
+    assert report.dropped == (name,)

@@ -24,7 +24,7 @@ from pgcdc_outbox.postgres.partition.partitions import (
     root,
     server_now,
 )
-from pgcdc_outbox.postgres.partition.turn import Turn, unhurried
+from pgcdc_outbox.postgres.partition.turn import BESIDE_AUTOVACUUM, Turn, unhurried
 
 # What DEFAULT holds is moved a day at a time, so that no transaction is too long,
 # and so many days in one run: the rest waits for the next.
@@ -161,14 +161,7 @@ class LookAhead:
                 # Before any lock, however many there are: producers go on meanwhile.
                 moved += run(connection, "move_rows", schema, partition=name, **edges).rowcount
 
-            patience = Patience(
-                connection,
-                schema,
-                # Moving may have taken long, so whether DEFAULT is in use is asked anew.
-                self._leisure
-                if era is not _Era.NOW and self._is_out_of_use(self._look())
-                else self._lock_timeout,
-            )
+            patience = self._patience(era)
             # The root first, as everybody locks it before its partitions.
             patience.run("stop_producers" if era is _Era.NOW else "lock_root_for_attaching")
             if view.default is not None:
@@ -181,6 +174,14 @@ class LookAhead:
                 patience.run("make_readers_forget")
 
         return moved
+
+    def _patience(self, era: "_Era") -> Patience:
+        # Moving may have taken long, so whether DEFAULT is in use is asked anew.
+        if era is _Era.NOW or not self._is_out_of_use(self._look()):
+            return Patience(self._connection, self._schema, self._lock_timeout)
+
+        waiting = max(self._lock_timeout, BESIDE_AUTOVACUUM)
+        return Patience(self._connection, self._schema, self._leisure, lock_timeout=waiting)
 
     def _has_to_wait(self, view: "_View") -> bool:
         """Whether moving rows would take too long with producers who need DEFAULT."""

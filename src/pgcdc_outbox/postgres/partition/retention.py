@@ -16,7 +16,7 @@ from psycopg import Connection, Cursor
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
 from pgcdc_outbox.postgres.connection import Row, run
 from pgcdc_outbox.postgres.partition.partitions import Partition, read, server_now
-from pgcdc_outbox.postgres.partition.turn import Turn, unhurried
+from pgcdc_outbox.postgres.partition.turn import BESIDE_AUTOVACUUM, Turn, unhurried
 
 _COUNTED: Final = 1000
 
@@ -126,7 +126,9 @@ class Retention:
         """Remove the rows, unless under the lock somebody still needs one."""
         try:
             with unhurried(self._connection):
-                patience = Patience(self._connection, self._schema, self._lock_timeout)
+                # No producer needs this lock.
+                waiting = max(self._lock_timeout, BESIDE_AUTOVACUUM)
+                patience = Patience(self._connection, self._schema, waiting)
                 patience.run("lock_partition", partition=partition.name)
                 if kept := self._why_needed(partition, patience.run):
                     return kept

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Final
 
 import psycopg
@@ -11,6 +12,12 @@ from pgcdc_outbox.postgres.connection import Row, run, session
 from pgcdc_outbox.postgres.names import lock_key
 
 _DOING: Final = "take turns at maintaining the partitions"
+
+BESIDE_AUTOVACUUM: Final = timedelta(seconds=5)
+"""How long to wait at least for a lock that no producer needs.
+
+After ``deadlock_timeout``, a second, the server ends an autovacuum that is in the way of one.
+"""
 
 # Before this version there is no limit to a whole transaction.
 _LIMITS_TRANSACTIONS: Final = 17_00_00
