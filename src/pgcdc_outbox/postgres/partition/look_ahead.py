@@ -211,8 +211,8 @@ class LookAhead:
             return
         else:
             why = (
-                f"waiting for a lock, or DEFAULT is too large to check ({view.default_bytes} bytes):"
-                " run it once with a longer lock_timeout"
+                "waiting for a lock, or DEFAULT is too large to check "
+                f"({view.default_bytes} bytes): run it once with a longer lock_timeout"
             )
 
         # The next one would keep producers waiting as long, for as little.
