@@ -21,12 +21,29 @@ select c.name as consumer, o.id, o.topic, clock_timestamp() - o.created_at as ag
 from :"schema".consumer as c
 left join :"schema".checkpoint as k on k.consumer = c.name
 cross join lateral (
-    select i.id, i.topic, i.created_at
-    from :"schema".immediate as i
-    where i.xid >= pg_snapshot_xmin(coalesce(k.snapshot, '1:1:'))
-      and not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))
-      and (i.consumer is null or i.consumer = c.name)
-    order by i.xid, i.id
+    select f.id, f.topic, f.created_at
+    from (
+        select i.*
+        from pg_snapshot_xip(k.snapshot) as open (xid)
+        cross join lateral (
+            select n.xid, n.id, n.topic, n.created_at
+            from :"schema".immediate as n
+            where n.xid = open.xid
+              and (n.consumer is null or n.consumer = c.name)
+            order by n.id
+            limit 1
+        ) as i
+        union all
+        (
+            select i.xid, i.id, i.topic, i.created_at
+            from :"schema".immediate as i
+            where i.xid >= coalesce(pg_snapshot_xmax(k.snapshot), '0')
+              and (i.consumer is null or i.consumer = c.name)
+            order by i.xid, i.id
+            limit 1
+        )
+    ) as f
+    order by f.xid, f.id
     limit 1
 ) as o
 order by c.name;

@@ -299,7 +299,48 @@ def test_maintain(shell):
     assert shell("maintain", "--ahead", "2", "--interval", "1h").stdout == "nothing to do\n"
     report = json.loads(shell("maintain", "--format", "json").stdout)
     assert report["busy"] is False
-    assert shell("maintain", "--once", "--every", "1h").exit_code == 2
+    assert shell("maintain", "--once", "--every", "1h").exit_code == 3
+
+
+def test_maintain_exits_as_its_outcome_tells(shell, connection):
+    assert shell("maintain", "--quiet").stdout == ""
+    connection.execute(
+        "insert into outbox.immediate (payload, created_at) values ('1', now() - interval '9 d')"
+    )
+
+    kept = shell("maintain", "--quiet")
+    assert (kept.exit_code, kept.stdout) == (1, "")
+    assert "no consumer is registered" in kept.stderr
+    assert "kept beyond the retention: 1 table," in kept.stderr
+    report = shell("maintain", "--format", "json")
+    assert report.exit_code == 1
+    assert json.loads(report.stdout)["kept"][0]["reason"] == "no consumer is registered"
+
+    connection.execute("insert into outbox.consumer (name) values ('mailer')")
+    kept = shell("maintain")
+    assert kept.exit_code == 1
+    assert "consumer mailer has saved no checkpoint yet (1 row since " in kept.stderr
+
+    connection.execute("delete from outbox.immediate")
+    done = shell("maintain")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("dropped immediate_")
+
+
+def test_maintain_exits_with_1_if_something_was_delayed(shell, connection):
+    with psycopg.connect(shell.dsn) as producer:
+        pid = producer.info.backend_pid
+        producer.execute("insert into outbox.immediate (payload) values ('1')")
+        delayed = shell("maintain", "--lock-timeout", "100ms")
+
+    assert delayed.exit_code == 1
+    assert f"pid {pid}" in delayed.stderr
+
+
+def test_maintain_tells_failures_from_answers(database):
+    assert Shell(NOWHERE)("maintain").exit_code == 3
+    assert Shell(database)("maintain").exit_code == 3
+    assert Shell(database)("maintain", "--interval", "1s").exit_code == 3
 
 
 def test_dead_list_and_show(shell, connection):
@@ -342,8 +383,26 @@ def test_dead_discard_asks_first(shell, connection):
     assert connection.execute("select count(*) from outbox.dead_letter").fetchone() == (0,)
 
 
+def test_dead_purge(shell, connection):
+    connection.execute(DEAD)
+    connection.execute(
+        "update outbox.dead_letter set died_at = now() - interval '91 days' where id < 3"
+    )
+
+    assert shell("dead", "purge").exit_code == 2
+    assert shell("dead", "purge", "--older-than", "soon").exit_code == 2
+    old = ["dead", "purge", "--older-than", "90d"]
+    assert shell(*old, "--dry-run").stdout == "would purge 2\n"
+    assert shell(*old, "--topic", "other", "--reason", "x").stdout == "purged 0\n"
+    assert json.loads(shell(*old, "--dry-run", "--format", "json").stdout)["would_purge"] == 2
+    assert connection.execute("select count(*) from outbox.dead_letter").fetchone() == (3,)
+    assert shell(*old, "--consumer", "a").stdout == "purged 2\n"
+    assert connection.execute("select id from outbox.dead_letter").fetchall() == [(3,)]
+    assert json.loads(shell(*old, "--format", "json").stdout) == {"purged": 0, "would_purge": 0}
+
+
 def test_a_group_lists_its_commands():
     shown = CliRunner().invoke(cli, ["dead", "--help"])
 
     assert isinstance(import_module("pgcdc_outbox.cli.dead").command, click.Group)
-    assert all(name in shown.output for name in ("list", "show", "retry", "discard"))
+    assert all(name in shown.output for name in ("list", "show", "retry", "discard", "purge"))

@@ -1,10 +1,13 @@
 """Dead letters on a real server."""
 
+from datetime import timedelta
+
 import msgspec
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Failing, History
 from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
 from pgcdc_outbox.postgres.migrate import migrate
@@ -38,6 +41,19 @@ def bury(connection):
         )
 
     return bury
+
+
+@pytest.fixture
+def bury_old(connection, bury):
+    def bury_old(id, *, days, **more):
+        bury(id, **more)
+        connection.execute(
+            "update outbox.dead_letter set died_at = clock_timestamp() - %s * interval '1 day'"
+            " where id = %s",
+            (days, id),
+        )
+
+    return bury_old
 
 
 def rows(connection, query):
@@ -138,3 +154,135 @@ def test_a_discard_leaves_only_the_trace(letters, bury, connection):
     assert [letter.id for letter in letters.list()] == [2]
     assert rows(connection, "select consumer, id, attempt from outbox.trace") == [("default", 1, 3)]
     assert rows(connection, "select from outbox.immediate") == []
+
+
+# -- purged ----------------------------------------------------------------------------
+
+
+def ids(connection, table="dead_letter"):
+    return [row[0] for row in rows(connection, f"select id from outbox.{table} order by id")]
+
+
+def test_a_purge_takes_what_is_old_and_fits_and_nothing_else(letters, bury_old, connection):
+    bury_old(1, days=100, topic="x", reason="crashed", consumer="a")
+    bury_old(2, days=100, topic="x", reason="exhausted", consumer="b")
+    bury_old(3, days=100, topic="y", reason="exhausted", consumer="b")
+    bury_old(4, days=89)
+    quarter = timedelta(days=90)
+
+    assert letters.count_older(quarter) == 3
+    assert letters.count_older(quarter, consumer="b", topic="x") == 1
+    assert ids(connection) == [1, 2, 3, 4]
+    assert letters.purge(quarter, consumer="b", topic="x") == 1
+    assert ids(connection) == [1, 3, 4]
+    assert letters.purge(quarter, reason="crashed") == 1
+    assert letters.purge(quarter) == 1
+    assert ids(connection) == [4]
+    assert letters.purge(quarter) == 0
+
+
+def bury_many(connection, count):
+    connection.execute(
+        "insert into outbox.dead_letter"
+        " (consumer, id, reason, attempt, created_at, died_at, topic, payload, errors)"
+        " select 'default', i, 'exhausted', 3, now(), now() - interval '1 day' * (i %% 7),"
+        "        case when i %% 10 = 0 then 'rare' else 't' end, '1', '[]'"
+        " from generate_series(1, %s) as i",
+        (count,),
+    )
+
+
+def test_a_purge_goes_in_batches_each_a_transaction_of_its_own(letters, connection):
+    bury_many(connection, 1000)
+    connection.execute(
+        "create table sizes (xid xid8, rows bigint);"
+        "create function note() returns trigger language plpgsql as $$begin"
+        " insert into sizes select pg_current_xact_id(), count(*) from gone; return null; end$$;"
+        "create trigger note after delete on outbox.dead_letter referencing old table as gone"
+        " for each statement execute function note()"
+    )
+
+    assert letters.purge(timedelta(0), topic="t", batch_size=200) == 900
+
+    sizes = rows(connection, "select rows, xid::text from sizes where rows > 0")
+    assert [size for size, _ in sizes] == [200, 200, 200, 200, 100]
+    assert len({xid for _, xid in sizes}) == 5
+    assert len(ids(connection)) == 100
+
+
+def test_a_purge_that_is_cut_off_has_done_what_it_has_done(letters, connection):
+    bury_many(connection, 1000)
+    connection.execute(
+        "create sequence batches;"
+        "create function cut() returns trigger language plpgsql as $$begin"
+        " if nextval('batches') = 3 then raise 'cut off'; end if; return null; end$$;"
+        "create trigger cut after delete on outbox.dead_letter"
+        " for each statement execute function cut()"
+    )
+
+    with pytest.raises(Exception, match="cut off"):
+        letters.purge(timedelta(0), batch_size=200)
+
+    assert len(ids(connection)) == 600
+    assert letters.purge(timedelta(0), batch_size=200) == 600
+
+
+def test_a_purge_takes_no_letter_that_dies_meanwhile(letters, connection, bury):
+    """One moment counts for all batches: else a busy outbox would keep it going."""
+    bury_many(connection, 10)
+    connection.execute(
+        "create function die() returns trigger language plpgsql as $$begin"
+        " insert into outbox.dead_letter"
+        " (consumer, id, reason, attempt, created_at, topic, payload, errors)"
+        " select 'default', nextval('outbox.job_id') + 5000, 'exhausted', 3, now(), 't', '1', '[]';"
+        " return null; end$$;"
+        "create trigger die after delete on outbox.dead_letter"
+        " for each statement execute function die()"
+    )
+
+    assert letters.purge(timedelta(0), batch_size=3) == 10
+    assert len(ids(connection)) == 5
+
+
+def settle(connection, consumer):
+    connection.execute(
+        "insert into outbox.checkpoint (consumer, system_id, timeline, snapshot, lsn, flushed)"
+        " select %s, system_identifier, 1, pg_current_snapshot(), '0/1', '0/1'"
+        " from pg_control_system()",
+        (consumer,),
+    )
+
+
+def test_a_purge_leaves_a_trace_only_where_the_job_may_come_again(letters, bury_old, connection):
+    for name in ("settled", "behind", "new", "foreign"):
+        connection.execute("insert into outbox.consumer (name) values (%s)", (name,))
+    for name in ("behind", "foreign"):
+        settle(connection, name)
+    for number, name in enumerate(("settled", "behind", "new", "foreign", "removed"), start=1):
+        bury_old(number, days=100, consumer=name)
+    settle(connection, "settled")
+    connection.execute("update outbox.checkpoint set system_id = '7' where consumer = 'foreign'")
+    connection.execute(
+        "update outbox.checkpoint set snapshot = pg_current_snapshot() where consumer = 'foreign'"
+    )
+    assert letters.purge(timedelta(days=90)) == 5
+
+    traces = rows(connection, "select consumer, id, attempt from outbox.trace order by id")
+    assert traces == [("behind", 2, 3), ("new", 3, 3), ("foreign", 4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("older_than", "more"),
+    [
+        (timedelta(-1), {}),
+        (timedelta(days=99_999), {}),
+        (timedelta(0), {"batch_size": 0}),
+    ],
+)
+def test_a_purge_that_makes_no_sense_is_refused(letters, bury, connection, older_than, more):
+    bury(1)
+
+    with pytest.raises(SettingsError):
+        letters.purge(older_than, **more)
+
+    assert ids(connection) == [1]

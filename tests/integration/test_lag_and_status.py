@@ -1,11 +1,16 @@
 """Lag and status on a real server."""
 
+import contextlib
+import random
+
 import psycopg
 import pytest
 
 from pgcdc_outbox.errors import SchemaBehind
+from pgcdc_outbox.postgres.connection import connect
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.report.lag import Level, Thresholds, measure
 from pgcdc_outbox.postgres.report.status import overview
 from tests.wait import eventually
@@ -94,6 +99,66 @@ def test_the_oldest_job_that_the_checkpoint_has_not_seen(connection, database, s
     assert 3600 <= consumer.behind_seconds < 3700
 
 
+def test_the_oldest_job_is_the_oldest_that_the_snapshot_does_not_see(connection, database):
+    """Among rows of transactions open at the checkpoint, before it and after it."""
+    register(connection)
+    insert = "insert into outbox.immediate (payload, consumer) values ('1', {})"
+    names = ["null", "'default'", "'other'"]
+    chance = random.Random(7)
+    for _ in range(8):
+        connection.execute("truncate outbox.immediate")
+        connection.execute("delete from outbox.checkpoint")
+        with contextlib.ExitStack() as stack:
+            writers = [stack.enter_context(psycopg.connect(database)) for _ in range(4)]
+            for writer in chance.choices(writers, k=8):
+                writer.execute(insert.format(chance.choice(names)))
+                connection.execute(insert.format(chance.choice(names)))
+            for writer in writers[:2]:
+                writer.commit()
+            settle(connection)
+            # Whichever was open stays so, is rolled back, or commits after the checkpoint.
+            for writer in writers[2:]:
+                chance.choice([writer.commit, writer.rollback, lambda: None])()
+            if chance.random() < 0.5:
+                connection.execute(insert.format(chance.choice(names)))
+
+            expected = connection.execute(
+                "select id from outbox.immediate, outbox.checkpoint"
+                " where not pg_visible_in_snapshot(xid, snapshot)"
+                " and coalesce(immediate.consumer, 'default') = 'default'"
+                " order by xid, id limit 1"
+            ).fetchone()
+            (consumer,) = measure(database).consumers
+            assert consumer.oldest_id == (expected and expected[0])
+
+
+@pytest.mark.parametrize("name", ["lag", "unsettled_by_consumer"])
+def test_it_costs_the_same_however_long_a_writer_has_been_open(connection, database, name):
+    (leaf,) = Maintenance(database, ahead=1).once().created[:1]
+    with psycopg.connect(database) as writer:
+        writer.execute("create table held (n int)")
+        for _ in range(10):
+            connection.execute(
+                "insert into outbox.immediate (payload) select '1' from generate_series(1, 3000)"
+            )
+        connection.execute("vacuum analyze outbox.immediate")
+        register(connection)
+        settle(connection)
+        with connect(database) as asking:
+            text = query(name, "outbox").replace(':"partition"', f'"{leaf}"')
+            plan = asking.execute(
+                ("explain (analyze, buffers, format json) " + without_comments(text)).encode(),
+                {"consumer": None, "limit": 1000},
+            ).fetchone()["QUERY PLAN"][0]["Plan"]
+
+    # The rows fill some 400 pages, and as many again with their index.
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100
+
+
+def without_comments(text):
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+
+
 def test_a_slot_at_the_end_of_the_log_is_not_behind(connection, database, slot):
     register(connection, slot=slot)
     connection.execute("insert into outbox.immediate (payload) values ('1')")
@@ -156,7 +221,7 @@ def test_the_overview(connection, database):
     Maintenance(database, ahead=2).once()
     after = overview(database)
 
-    assert (before.migration, before.pending) == (1, 0)
+    assert (before.migration, before.pending) == (2, 0)
     assert (before.counts.immediate, before.counts.immediate_is_exact) == (1, True)
     assert (before.counts.scheduled, before.counts.scheduled_due) == (1, 1)
     assert before.counts.dead == {"exhausted": 4}

@@ -1,6 +1,7 @@
 """The files for people: least privilege, and questions for monitoring."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -139,7 +140,7 @@ def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
         for_schema(
             'insert into :"schema".dead_letter'
             " (consumer, id, reason, attempt, created_at, topic, payload, errors)"
-            " select 'a', id, 'exhausted', 1, now(), 't', '1', '[]' from generate_series(1, 2) id",
+            " select 'a', id, 'exhausted', 1, now(), 't', '1', '[]' from generate_series(1, 3) id",
             SCHEMA,
         ).encode()
     )
@@ -147,10 +148,11 @@ def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
     letters = DeadLetters(operator, schema=SCHEMA)
 
     assert measure(operator, schema=SCHEMA).consumers == ()
-    assert overview(operator, schema=SCHEMA).counts.dead == {"exhausted": 2}
+    assert overview(operator, schema=SCHEMA).counts.dead == {"exhausted": 3}
     assert len(letters.show(1)) == 1
     assert len(letters.retry(Selection(ids=(1,)))) == 1
     assert len(letters.discard(Selection(ids=(2,)))) == 1
+    assert letters.purge(timedelta(0)) == 1
     assert migrate(operator, schema=SCHEMA) == []
 
 

@@ -13,6 +13,8 @@ from pgcdc_outbox.postgres.partition.partitions import (
     Partition,
     align,
     check_interval,
+    covered,
+    gaps,
     missing,
 )
 
@@ -61,10 +63,23 @@ def test_a_shorter_interval_goes_on_where_the_last_partition_ends():
     ]
 
 
-def test_stranded_rows_get_a_partition_of_their_own():
-    wanted = missing([], now=NOW, interval=DAY, ahead=1, stranded=[at(3), at(22)])
+def test_gaps_are_what_partitions_leave_of_a_day():
+    existing = [partition(at(21, 3), at(21, 4)), partition(at(21, 4), at(21, 9))]
 
-    assert wanted == [Bounds(at(day), at(day + 1)) for day in (3, 21, 22)]
+    assert list(gaps(Bounds(at(21), at(22)), existing)) == [
+        Bounds(at(21, 0), at(21, 3)),
+        Bounds(at(21, 9), at(22)),
+    ]
+
+
+def test_neighbours_cover_a_time_together():
+    existing = [partition(at(21, 9), at(21, 10)), partition(at(21, 10), at(21, 11))]
+
+    assert covered(existing, since=at(21, 9, 30), until=at(21, 10, 30))
+    assert not covered(existing, since=at(21, 8, 59), until=at(21, 9, 30))
+    assert not covered(existing, since=at(21, 10, 30), until=at(21, 11, 1))
+    assert covered([partition(None, None)], since=at(1), until=at(30))
+    assert not covered([], since=at(1), until=at(30))
 
 
 def test_partitions_without_a_bound_are_respected():
@@ -102,11 +117,14 @@ moments = st.datetimes(
 def test_whatever_the_runs_partitions_never_overlap_and_always_cover(runs, stranded):
     existing: list[Partition] = []
     for now, interval, ahead in runs:
-        bins = {align(moment, interval) for moment in stranded}
-        for bounds in missing(existing, now=now, interval=interval, ahead=ahead, stranded=bins):
-            existing.append(partition(bounds.lower, bounds.upper))
+        plan = missing(existing, now=now, interval=interval, ahead=ahead)
+        existing += [partition(bounds.lower, bounds.upper) for bounds in plan]
+        for moment in stranded:
+            day = Bounds(align(moment, DAY), align(moment, DAY) + DAY)
+            existing += [partition(gap.lower, gap.upper) for gap in gaps(day, existing)]
 
         ordered = sorted((each.lower, each.upper) for each in existing)
         assert all(upper <= lower for (_, upper), (lower, _) in pairwise(ordered))
         for wanted in (now, now + ahead * interval, *stranded):
             assert any(lower <= wanted < upper for lower, upper in ordered)
+        assert covered(existing, since=now, until=now + ahead * interval)

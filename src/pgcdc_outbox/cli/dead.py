@@ -1,12 +1,14 @@
-"""`dead`: list, show, retry or discard dead letters."""
+"""`dead`: list, show, retry, discard or purge dead letters."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pgcdc_outbox.cli.options import Options, pass_options
 from pgcdc_outbox.cli.output import echo_json, format_option, table
+from pgcdc_outbox.cli.parameters import duration
 
 if TYPE_CHECKING:
     from pgcdc_outbox.postgres.ledger.dead import Autopsy, DeadLetters, Letter, Selection
@@ -18,7 +20,7 @@ _TEXT_SHOWN = 60
 
 @click.group("dead")
 def command() -> None:
-    """List, show, retry or discard dead letters."""
+    """List, show, retry, discard or purge dead letters."""
 
 
 def _filters(command: F) -> F:
@@ -150,6 +152,39 @@ def discard(
         ctx.exit(1)
 
     _report("discarded", letters.discard(selected), ids, style)
+
+
+@command.command("purge")
+@click.option(
+    "--older-than",
+    type=duration,
+    required=True,
+    help="Only those that died longer ago than that, such as 90d.",
+)
+@_filters
+@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
+@format_option
+@pass_options
+def purge(
+    options: Options,
+    older_than: timedelta,
+    consumer: str | None,
+    topic: str | None,
+    reason: str | None,
+    dry_run: bool,
+    style: str,
+) -> None:
+    """Delete old dead letters for good, a batch at a time, without asking.
+
+    Nothing else ever does. Run it by cron if dead letters are to have an end.
+    """
+    letters = _letters(options)
+    work = letters.count_older if dry_run else letters.purge
+    count = work(older_than, consumer=consumer, topic=topic, reason=reason)
+    if style == "json":
+        echo_json({"purged": 0 if dry_run else count, "would_purge": count if dry_run else 0})
+    else:
+        click.echo(f"{'would purge' if dry_run else 'purged'} {count}")
 
 
 def _letters(options: Options) -> "DeadLetters":

@@ -1,12 +1,13 @@
 """`maintain`: make partitions ahead of time and drop settled ones."""
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from pgcdc_outbox.cli.options import Options, pass_options
-from pgcdc_outbox.cli.output import echo_json, format_option
+from pgcdc_outbox.cli.output import echo_json, format_option, size
 from pgcdc_outbox.cli.parameters import duration
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Leave a thing for the next run rather than keep producers waiting longer.",
 )
+@click.option("--quiet", is_flag=True, help="Say only what was delayed or kept.")
 @format_option
 @pass_options
+@click.pass_context
 def command(
+    ctx: click.Context,
     options: Options,
     once: bool,
     every: timedelta | None,
@@ -46,12 +50,16 @@ def command(
     ahead: int,
     retention: timedelta,
     lock_timeout: timedelta,
+    quiet: bool,
     style: str,
 ) -> None:
     """Make partitions ahead of time and drop settled ones.
 
     Old partitions are dropped only when every consumer has settled every row
-    in them. Needs the owner of the outbox, and a direct connection.
+    in them. Needs the owner of the outbox.
+
+    Exits with 0 if all is done, with 1 if something was delayed or kept, which
+    is named, and with 3 if it failed.
     """
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 
@@ -65,15 +73,30 @@ def command(
         ahead=ahead,
         retention=retention,
         lock_timeout=lock_timeout,
-        observe=echo_json if style == "json" else _show,
+        observe=echo_json if style == "json" else partial(_show, quiet=quiet),
     )
     if every is None:
-        maintenance.once()
-    else:
-        maintenance.run(every=every)
+        ctx.exit(0 if maintenance.once().is_complete else 1)
+
+    maintenance.run(every=every)
 
 
-def _show(report: "Report") -> None:
+def _show(report: "Report", *, quiet: bool) -> None:
+    if not quiet:
+        _show_done(report)
+
+    for why in report.delayed:
+        click.echo(f"delayed {why}", err=True)
+
+    for kept in report.kept:
+        click.echo(str(kept), err=True)
+
+    if report.kept:
+        tables = "1 table" if len(report.kept) == 1 else f"{len(report.kept)} tables"
+        click.echo(f"kept beyond the retention: {tables}, {size(report.kept_bytes)}", err=True)
+
+
+def _show_done(report: "Report") -> None:
     if report.busy:
         click.echo("somebody else is at it; nothing was done")
         return
@@ -87,11 +110,5 @@ def _show(report: "Report") -> None:
     for name in report.dropped:
         click.echo(f"dropped {name}")
 
-    for why in report.delayed:
-        click.echo(f"delayed {why}", err=True)
-
-    for kept in report.kept:
-        click.echo(str(kept), err=True)
-
-    if not (report.created or report.dropped or report.delayed or report.kept):
+    if report.is_complete and not (report.created or report.dropped):
         click.echo("nothing to do")

@@ -97,6 +97,11 @@ def quoted(name: str) -> str:
     return psycopg.sql.Identifier(name).as_string(None)
 
 
+def check_conninfo(conninfo: str) -> None:
+    """Raise `SettingsError` for a connection string that makes no sense, without quoting it."""
+    _parse(conninfo)
+
+
 def redact(text: str, conninfo: str) -> str:
     """The text, with the password of a connection string struck out, wherever it came from."""
     try:

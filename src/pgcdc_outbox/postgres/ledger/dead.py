@@ -1,15 +1,22 @@
-"""Dead letters: looked at, retried, or discarded by a person."""
+"""Dead letters: looked at, retried, discarded or purged, always because a person asks."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from psycopg import Connection
 
+from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Failing
 from pgcdc_outbox.postgres.connection import Row, run, session
 from pgcdc_outbox.postgres.migrate import check_schema
+
+_BATCH: Final = 1000
+_LARGEST_BATCH: Final = 100_000
+_OLDEST: Final = timedelta(days=36_525)
+_EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 
 
 class Selection(Struct, frozen=True, kw_only=True):
@@ -116,9 +123,82 @@ class DeadLetters:
         rows = self._rows("discard_dead", **_parameters(selection))
         return msgspec.convert(rows, tuple[Letter, ...])
 
+    def count_older(
+        self,
+        older_than: timedelta,
+        *,
+        consumer: str | None = None,
+        topic: str | None = None,
+        reason: str | None = None,
+    ) -> int:
+        """How many `purge` would delete now."""
+        _check_age(older_than)
+        filters: dict[str, Any] = {"consumer": consumer, "topic": topic, "reason": reason}
+        with session(self._conninfo, doing="count dead letters") as connection:
+            until = _until(connection, self._schema, older_than)
+            row = run(
+                connection, "count_purgeable", self._schema, until=until, **filters
+            ).fetchone()
+
+        return 0 if row is None else int(row["jobs"])
+
+    def purge(
+        self,
+        older_than: timedelta,
+        *,
+        consumer: str | None = None,
+        topic: str | None = None,
+        reason: str | None = None,
+        batch_size: int = _BATCH,
+    ) -> int:
+        """Delete for good those that died longer ago than that; how many it were.
+
+        In batches, the oldest first, each a transaction of its own. So a purge of
+        any size holds no lock for long, and one that is interrupted has done
+        what it has done. Raises `OutboxError`.
+        """
+        _check_age(older_than)
+        if not 1 <= batch_size <= _LARGEST_BATCH:
+            raise SettingsError(
+                f"batch_size: {batch_size} is not a number from 1 to {_LARGEST_BATCH}"
+            )
+
+        filters: dict[str, Any] = {"consumer": consumer, "topic": topic, "reason": reason}
+        purged = 0
+        with session(self._conninfo, doing="purge dead letters") as connection:
+            until = _until(connection, self._schema, older_than)
+            last: Row | None = {"died_at": _EARLIEST, "consumer": "", "id": 0}
+            while last is not None:
+                last = run(
+                    connection,
+                    "purge_dead",
+                    self._schema,
+                    until=until,
+                    after_died_at=last["died_at"],
+                    after_consumer=last["consumer"],
+                    after_id=last["id"],
+                    limit=batch_size,
+                    **filters,
+                ).fetchone()
+                purged += 0 if last is None else int(last["jobs"])
+
+        return purged
+
     def _rows(self, name: str, **parameters: Any) -> Sequence[Row]:
         with session(self._conninfo, doing="dead letters") as connection:
             return run(connection, name, self._schema, **parameters).fetchall()
+
+
+def _check_age(older_than: timedelta) -> None:
+    if not timedelta(0) <= older_than <= _OLDEST:
+        raise SettingsError("older_than: it is not between nothing and a hundred years")
+
+
+def _until(connection: Connection[Row], schema: str, older_than: timedelta) -> datetime:
+    row = run(connection, "purge_until", schema, older_than=older_than).fetchone()
+    assert row is not None
+    until: datetime = row["until"]
+    return until
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:

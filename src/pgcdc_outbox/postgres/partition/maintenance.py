@@ -1,24 +1,27 @@
 """Maintenance: partitions made ahead of time, and dropped when settled."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 
 from msgspec import Struct
-from psycopg import Connection
 
 from pgcdc_outbox.errors import OutboxError, SettingsError
-from pgcdc_outbox.postgres.connection import Row, run, session
+from pgcdc_outbox.postgres.connection import check_conninfo, session
 from pgcdc_outbox.postgres.migrate import check_schema
-from pgcdc_outbox.postgres.names import lock_key
 from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
 from pgcdc_outbox.postgres.partition.partitions import check_interval
 from pgcdc_outbox.postgres.partition.retention import Kept, Retention
+from pgcdc_outbox.postgres.partition.turn import Turn, turn
 
 logger = logging.getLogger(__name__)
 
-_MOST_AHEAD = 1000
+VARIABLE: Final = "PGCDC_OUTBOX_DSN"
+
+_MOST_AHEAD: Final = 1000
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -37,6 +40,26 @@ class Report(Struct, frozen=True, kw_only=True):
     busy: bool = False
     """Somebody else was at it, so that nothing was done."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was delayed or kept."""
+        return not self.delayed and not self.kept
+
+    @property
+    def kept_bytes(self) -> int:
+        """What keeping partitions beyond the retention costs."""
+        return sum(kept.bytes for kept in self.kept)
+
+
+def _from_environment() -> str:
+    conninfo = os.environ.get(VARIABLE, "")
+    try:
+        check_conninfo(conninfo)
+    except SettingsError as error:
+        raise SettingsError(f"{VARIABLE}: {error}", hint=error.hint) from None
+
+    return conninfo
+
 
 def _ignore(report: Report) -> None:
     pass
@@ -45,15 +68,16 @@ def _ignore(report: Report) -> None:
 class Maintenance:
     """Keeps the partitions of one outbox.
 
-    Needs to be the owner of the outbox, or a member of that role, and a
-    connection of its own: not one that a pooler shares between transactions.
-    No producer waits for it longer than ``lock_timeout``. ``observe`` is told
-    of every run.
+    Needs to be the owner of the outbox, or a member of that role. It opens two
+    connections for a run; a pooler may share them between transactions. Without
+    ``conninfo`` the environment tells at each run: ``PGCDC_OUTBOX_DSN``, else
+    libpq's own variables. No producer waits for it longer than ``lock_timeout``.
+    ``observe`` is told of every run.
     """
 
     def __init__(
         self,
-        conninfo: str,
+        conninfo: str | None = None,
         *,
         schema: str = "outbox",
         interval: timedelta = timedelta(days=1),
@@ -82,8 +106,9 @@ class Maintenance:
 
     def once(self) -> Report:
         """Do what is due, and say what was done. Raises `OutboxError`."""
-        with session(self._conninfo, doing="maintain the partitions") as connection:
-            report = self._do(connection)
+        conninfo = self._conninfo if self._conninfo is not None else _from_environment()
+        with turn(conninfo, self._schema) as mine:
+            report = Report(busy=True) if mine is None else self._do(conninfo, mine)
 
         self._observe(report)
         return report
@@ -102,28 +127,24 @@ class Maintenance:
 
             stop.wait(every.total_seconds())
 
-    def _do(self, connection: Connection[Row]) -> Report:
-        # One at a time; the end of the connection gives the lock back.
-        key = lock_key(self._schema, "maintain")
-        turn = run(connection, "try_lock", self._schema, key=key).fetchone()
-        if turn is None or not any(turn.values()):
-            return Report(busy=True)
+    def _do(self, conninfo: str, turn: Turn) -> Report:
+        with session(conninfo, doing="maintain the partitions") as connection:
+            making = LookAhead(
+                connection,
+                self._schema,
+                interval=self._interval,
+                ahead=self._ahead,
+                lock_timeout=self._lock_timeout,
+                turn=turn,
+            ).make()
+            dropping = Retention(
+                connection,
+                self._schema,
+                retention=self._retention,
+                lock_timeout=self._lock_timeout,
+                turn=turn,
+            ).apply()
 
-        # However long moving rows takes: nobody waits for that.
-        connection.execute("set statement_timeout = 0")
-        making = LookAhead(
-            connection,
-            self._schema,
-            interval=self._interval,
-            ahead=self._ahead,
-            lock_timeout=self._lock_timeout,
-        ).make()
-        dropping = Retention(
-            connection,
-            self._schema,
-            retention=self._retention,
-            lock_timeout=self._lock_timeout,
-        ).apply()
         return Report(
             created=making.created,
             moved=making.moved,

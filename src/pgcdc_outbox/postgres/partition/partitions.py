@@ -5,7 +5,7 @@ midnight UTC whatever the time zone does. No clock is read here: the server's
 is the only one that counts, because it writes ``created_at``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -93,33 +93,24 @@ def align(moment: datetime, interval: timedelta) -> datetime:
 
 
 def missing(
-    existing: Sequence[Partition],
-    *,
-    now: datetime,
-    interval: timedelta,
-    ahead: int,
-    stranded: Iterable[datetime] = (),
+    existing: Sequence[Partition], *, now: datetime, interval: timedelta, ahead: int
 ) -> list[Bounds]:
-    """The partitions to make: for now, for ``ahead`` intervals more, and for stranded rows.
+    """The partitions to make: for now, and for ``ahead`` intervals more.
 
-    ``stranded`` are the beginnings of intervals that have rows in DEFAULT. What
-    a partition covers already, be it of another interval, is left out.
+    What a partition covers already, be it of another interval, is left out.
     """
     first = align(now, interval)
-    starts = {first + count * interval for count in range(ahead + 1)} | set(stranded)
-    taken = sorted(
-        (partition for partition in existing if not partition.is_default),
-        key=lambda partition: (partition.lower is not None, partition.lower),
-    )
     return [
-        gap for start in sorted(starts) for gap in _gaps(Bounds(start, start + interval), taken)
+        gap
+        for count in range(ahead + 1)
+        for gap in gaps(Bounds(first + count * interval, first + (count + 1) * interval), existing)
     ]
 
 
-def _gaps(wanted: Bounds, taken: Sequence[Partition]) -> Iterator[Bounds]:
-    """What is left of the bounds without the partitions, which are in order."""
+def gaps(wanted: Bounds, existing: Sequence[Partition]) -> Iterator[Bounds]:
+    """What is left of the bounds without the partitions that there are."""
     lower = wanted.lower
-    for partition in taken:
+    for partition in _in_order(existing):
         if partition.upper is not None and partition.upper <= lower:
             continue
 
@@ -136,6 +127,18 @@ def _gaps(wanted: Bounds, taken: Sequence[Partition]) -> Iterator[Bounds]:
 
     if lower < wanted.upper:
         yield Bounds(lower, wanted.upper)
+
+
+def covered(existing: Sequence[Partition], *, since: datetime, until: datetime) -> bool:
+    """Whether rows of all that time go to partitions rather than to DEFAULT."""
+    return not any(gaps(Bounds(since, until), existing))
+
+
+def _in_order(existing: Sequence[Partition]) -> list[Partition]:
+    return sorted(
+        (partition for partition in existing if not partition.is_default),
+        key=lambda partition: (partition.lower is not None, partition.lower),
+    )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

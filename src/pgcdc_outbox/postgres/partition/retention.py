@@ -5,18 +5,48 @@ producer writes to. Taking the empty table away needs a lock on the whole
 outbox, so that is a second transaction, and can wait for a later run.
 """
 
-from collections.abc import Iterable
-from datetime import timedelta
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Struct
 from psycopg import Connection, Cursor
 
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
 from pgcdc_outbox.postgres.connection import Row, run
 from pgcdc_outbox.postgres.partition.partitions import Partition, read, server_now
+from pgcdc_outbox.postgres.partition.turn import BESIDE_AUTOVACUUM, Turn, unhurried
 
 _COUNTED: Final = 1000
+
+
+class Needed(Struct, frozen=True, kw_only=True):
+    """What one consumer has not settled of a partition."""
+
+    consumer: str
+    why: Literal["unstarted", "rereading", "foreign", "behind"]
+    """No checkpoint yet; re-reading the table; a checkpoint of another cluster; just behind."""
+    rows: int
+    """Counted up to 1000."""
+    since: datetime
+    """When the oldest of them was written."""
+    saved_at: datetime | None
+    """When the consumer last saved a checkpoint."""
+
+    def __str__(self) -> str:
+        count = f"at least {self.rows}" if self.rows >= _COUNTED else str(self.rows)
+        rows = f"{count} row{'' if self.rows == 1 else 's'} since {_minute(self.since)}"
+        match self.why:
+            case "unstarted":
+                return f"consumer {self.consumer} has saved no checkpoint yet ({rows})"
+            case "rereading":
+                return f"consumer {self.consumer} is re-reading the table ({rows})"
+            case "foreign":
+                return f"the checkpoint of consumer {self.consumer} is another cluster's ({rows})"
+            case "behind":
+                saved = "never" if self.saved_at is None else _minute(self.saved_at)
+                return f"consumer {self.consumer} has not settled {rows} (last checkpoint {saved})"
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -28,6 +58,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     """Rows in the way, counted up to 1000."""
     bytes: int
     """What keeping it costs."""
+    needed: tuple[Needed, ...] = ()
+    """By which consumers."""
 
     def __str__(self) -> str:
         return f"{self.name} kept ({self.bytes} bytes): {self.reason}"
@@ -50,11 +82,13 @@ class Retention:
         *,
         retention: timedelta,
         lock_timeout: timedelta,
+        turn: Turn,
     ) -> None:
         self._connection = connection
         self._schema = schema
         self._retention = retention
         self._lock_timeout = lock_timeout
+        self._turn = turn
         self._may_detach = True
 
     def apply(self) -> Dropping:
@@ -75,21 +109,28 @@ class Retention:
         ]
 
     def _drop(self, partition: Partition) -> str | Kept:
+        self._turn.keep()
         # Once without a lock, so that one is only asked for if it is worth it.
         return (
-            self._why_needed(partition)
+            self._is_kept(partition)
             or self._empty(partition)
             or self._take_away(partition)
             or partition.name
         )
 
+    def _is_kept(self, partition: Partition) -> Kept | None:
+        with unhurried(self._connection):
+            return self._why_needed(partition, self._ask)
+
     def _empty(self, partition: Partition) -> Kept | None:
         """Remove the rows, unless under the lock somebody still needs one."""
         try:
-            with self._connection.transaction():
-                patience = Patience(self._connection, self._schema, self._lock_timeout)
+            with unhurried(self._connection):
+                # No producer needs this lock.
+                waiting = max(self._lock_timeout, BESIDE_AUTOVACUUM)
+                patience = Patience(self._connection, self._schema, waiting)
                 patience.run("lock_partition", partition=partition.name)
-                if kept := self._why_needed(partition, patience):
+                if kept := self._why_needed(partition, patience.run):
                     return kept
 
                 patience.run("truncate_partition", partition=partition.name)
@@ -105,7 +146,7 @@ class Retention:
             return self._kept(partition, waits, bytes=0)
 
         try:
-            with self._connection.transaction():
+            with unhurried(self._connection):
                 patience = Patience(self._connection, self._schema, self._lock_timeout)
                 patience.run("detach_partition", partition=partition.name)
                 # A row may have come in between; detaching has locked the table.
@@ -123,8 +164,7 @@ class Retention:
 
         return None
 
-    def _why_needed(self, partition: Partition, patience: Patience | None = None) -> Kept | None:
-        ask = patience.run if patience is not None else self._ask
+    def _why_needed(self, partition: Partition, ask: "_Ask") -> Kept | None:
         consumers = ask("any_consumer").fetchone()
         if consumers is None or not consumers["present"]:
             row = ask("has_rows", partition=partition.name).fetchone()
@@ -139,8 +179,14 @@ class Retention:
         if not rows:
             return None
 
-        reasons = "; ".join(_reason(row) for row in rows)
-        return self._kept(partition, reasons, rows=max(row["rows"] for row in rows))
+        needed = msgspec.convert(rows, tuple[Needed, ...])
+        return Kept(
+            name=partition.name,
+            reason="; ".join(map(str, needed)),
+            rows=max(each.rows for each in needed),
+            bytes=partition.bytes,
+            needed=needed,
+        )
 
     def _ask(self, name: str, **parameters: Any) -> Cursor[Row]:
         return run(self._connection, name, self._schema, **parameters)
@@ -151,8 +197,9 @@ class Retention:
 
     def _stray(self, name: str) -> str | Kept:
         """Drop a table that is no partition, if it is empty: a person may have kept the rest."""
+        self._turn.keep()
         try:
-            with self._connection.transaction():
+            with unhurried(self._connection):
                 patience = Patience(self._connection, self._schema, self._lock_timeout)
                 patience.run("lock_partition", partition=name)
                 row = patience.run("has_rows", partition=name).fetchone()
@@ -181,15 +228,8 @@ class _Refilled(Exception):
     """Rows came into a partition that was empty."""
 
 
-def _reason(row: Row) -> str:
-    consumer, rows = row["consumer"], row["rows"]
-    count = f"at least {rows}" if rows >= _COUNTED else str(rows)
-    match row["why"]:
-        case "unstarted":
-            return f"consumer {consumer} has saved no checkpoint yet ({count} rows)"
-        case "rereading":
-            return f"consumer {consumer} is re-reading the table ({count} rows)"
-        case "foreign":
-            return f"the checkpoint of consumer {consumer} is another cluster's ({count} rows)"
-        case _:
-            return f"consumer {consumer} has not settled {count} rows"
+_Ask = Callable[..., Cursor[Row]]
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%MZ}"

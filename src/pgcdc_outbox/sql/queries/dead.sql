@@ -79,3 +79,53 @@ with taken as (
 select consumer, id
 from taken
 order by id, consumer
+
+-- name: purge_until
+-- What the age of dead letters is told from: one moment for all the batches of a purge.
+select clock_timestamp() - %(older_than)s as until
+
+-- name: count_purgeable
+select count(*) as jobs
+from :"schema".dead_letter
+where died_at < %(until)s
+  and (%(consumer)s::text is null or consumer = %(consumer)s)
+  and (%(topic)s::text is null or topic = %(topic)s)
+  and (%(reason)s::text is null or reason = %(reason)s)
+
+-- name: purge_dead
+-- One batch, the oldest first; the next goes on after the last of it, so that no row
+-- is looked at twice. A trace is left, as by discarding, unless a checkpoint shows
+-- that neither the log nor the table can bring the job again. Names without a
+-- consumer get none: nobody would ever remove it.
+with due as materialized (
+    select died_at, consumer, id
+    from :"schema".dead_letter
+    where died_at < %(until)s
+      and died_at >= %(after_died_at)s
+      and (died_at, consumer, id) > (%(after_died_at)s, %(after_consumer)s, %(after_id)s)
+      and (%(consumer)s::text is null or consumer = %(consumer)s)
+      and (%(topic)s::text is null or topic = %(topic)s)
+      and (%(reason)s::text is null or reason = %(reason)s)
+    order by died_at, consumer, id
+    limit %(limit)s
+), taken as (
+    delete from :"schema".dead_letter as d
+    using due
+    where d.consumer = due.consumer and d.id = due.id and d.died_at = due.died_at
+    returning d.consumer, d.id, d.attempt, d.xid
+), traced as (
+    insert into :"schema".trace (consumer, id, attempt)
+    select t.consumer, t.id, t.attempt
+    from taken as t
+    join :"schema".consumer as c on c.name = t.consumer
+    cross join pg_control_system() as s
+    left join :"schema".checkpoint as k on k.consumer = c.name
+    where k.consumer is null
+       or k.system_id <> s.system_identifier::text
+       or not pg_visible_in_snapshot(t.xid, k.snapshot)
+    on conflict do nothing
+)
+select died_at, consumer, id, (select count(*) from taken) as jobs
+from due
+order by died_at desc, consumer desc, id desc
+limit 1

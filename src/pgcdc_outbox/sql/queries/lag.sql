@@ -1,7 +1,9 @@
 -- name: lag
 -- The view of slots as JSON, because its columns differ between versions. A job
 -- counts as unsettled until a checkpoint says otherwise, and checkpoints are saved
--- every few seconds: unless the slot has reached the end of the log.
+-- every few seconds: unless the slot has reached the end of the log. The oldest
+-- job is looked up among what the snapshot does not see: transactions that were open
+-- then, and those after it. However old the oldest open one is, that costs no more.
 select c.name as consumer, c.slot, c.instance,
        s.slot_name is not null as slot_exists,
        coalesce(s.active, false) as active,
@@ -30,12 +32,29 @@ cross join (
     select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as position
 ) as w
 left join lateral (
-    select i.id, i.created_at
-    from :"schema".immediate as i
-    where i.xid >= pg_snapshot_xmin(coalesce(k.snapshot, '1:1:'))
-      and not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))
-      and (i.consumer is null or i.consumer = c.name)
-    order by i.xid, i.id
+    select f.id, f.created_at
+    from (
+        select i.xid, i.id, i.created_at
+        from pg_snapshot_xip(k.snapshot) as open (xid)
+        cross join lateral (
+            select n.xid, n.id, n.created_at
+            from :"schema".immediate as n
+            where n.xid = open.xid
+              and (n.consumer is null or n.consumer = c.name)
+            order by n.id
+            limit 1
+        ) as i
+        union all
+        (
+            select i.xid, i.id, i.created_at
+            from :"schema".immediate as i
+            where i.xid >= coalesce(pg_snapshot_xmax(k.snapshot), '0')
+              and (i.consumer is null or i.consumer = c.name)
+            order by i.xid, i.id
+            limit 1
+        )
+    ) as f
+    order by f.xid, f.id
     limit 1
 ) as o on true
 where %(consumer)s::text is null or c.name = %(consumer)s

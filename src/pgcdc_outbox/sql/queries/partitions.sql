@@ -16,12 +16,21 @@ order by lower nulls first, name
 -- name: server_now
 select clock_timestamp() at time zone 'UTC' as now
 
--- name: default_bins
--- The intervals that rows fell into for which there was no partition yet.
-select distinct date_bin(%(interval)s, created_at, %(origin)s) at time zone 'UTC' as lower
+-- name: take_turn
+-- Until the end of the transaction, so that a pooler may share connections between them.
+select pg_try_advisory_xact_lock(%(key)s) as taken
+
+-- name: default_days
+-- The days on which rows fell into DEFAULT, and from when to when.
+select min(created_at) at time zone 'UTC' as first, max(created_at) at time zone 'UTC' as last
 from :"schema".:"partition"
-order by lower
+group by date_bin(interval '1 day', created_at, %(origin)s)
+order by first
 limit %(limit)s
+
+-- name: vacuum_partition
+-- The rows that were moved still take space, and time whenever the table is checked.
+vacuum :"schema".:"partition"
 
 -- name: stray_tables
 -- What looks like a partition of ours and is none: left by a crash, or kept by a person.
@@ -95,7 +104,9 @@ select exists (select from :"schema".:"partition") as present
 -- For each consumer the rows of one partition that it may still need, counted up to a
 -- limit. Without a checkpoint, while it re-reads, or when its checkpoint was taken in
 -- another cluster (whose transaction ids mean nothing here), it has settled nothing.
-select c.name as consumer, u.rows,
+-- A snapshot does not see what began after it was taken, nor what was open then: both
+-- are found in the index, however old the oldest open transaction is.
+select c.name as consumer, u.rows, u.since, k.saved_at,
        case
            when k.consumer is null then 'unstarted'
            when k.target is not null then 'rereading'
@@ -115,13 +126,27 @@ cross join lateral (
     end as seen
 ) as e
 cross join lateral (
-    select count(*) as rows
+    select count(*) as rows, min(needed.created_at) as since
     from (
-        select
-        from :"schema".:"partition" as i
-        where i.xid >= pg_snapshot_xmin(e.seen)
-          and not pg_visible_in_snapshot(i.xid, e.seen)
-          and (i.consumer is null or i.consumer = c.name)
+        select i.created_at
+        from pg_snapshot_xip(e.seen) as open (xid)
+        cross join lateral (
+            select n.created_at
+            from :"schema".:"partition" as n
+            where n.xid = open.xid
+              and (n.consumer is null or n.consumer = c.name)
+            order by n.id
+            limit %(limit)s
+        ) as i
+        union all
+        (
+            select i.created_at
+            from :"schema".:"partition" as i
+            where i.xid >= pg_snapshot_xmax(e.seen)
+              and (i.consumer is null or i.consumer = c.name)
+            order by i.xid, i.id
+            limit %(limit)s
+        )
         limit %(limit)s
     ) as needed
 ) as u
