@@ -38,8 +38,10 @@ _REFUSALS: Final = (
 )
 
 
-def connect(conninfo: str) -> Connection[Row]:
+def connect(conninfo: str, **more: str) -> Connection[Row]:
     """Connect in autocommit mode. Whatever ``conninfo`` leaves open, libpq's PG* variables give.
+
+    ``more`` are further parameters of libpq, which ``conninfo`` does not override.
 
     Parameters are bound by the client, so that statements such as CREATE TABLE
     can have some. Raises `SourceUnavailable`, `PermissionMissing` or
@@ -48,7 +50,7 @@ def connect(conninfo: str) -> Connection[Row]:
     parameters = _parse(conninfo)
     try:
         connection = Connection[Row].connect(
-            **_DEFAULTS | parameters | {"client_encoding": "utf8"},
+            **_DEFAULTS | parameters | {"client_encoding": "utf8"} | more,
             autocommit=True,
             row_factory=dict_row,
             cursor_factory=ClientCursor,
