@@ -77,12 +77,17 @@ def merge(seen: dict[int, Seen]) -> Expected:
         assert other.grants == newest.grants
 
     return Expected(
-        migrations={str(each.number): each.checksum for each in known()},
+        migrations=checksums(),
         columns=newest.columns,
         definitions=newest.definitions,
         published=newest.published,
         grants=newest.grants,
     )
+
+
+def checksums() -> dict[str, str]:
+    """The migrations that there are."""
+    return {str(each.number): each.checksum for each in known()}
 
 
 def write(expected: Expected) -> str:

@@ -84,7 +84,8 @@ def _changed(look: Look, wanted: Column, found: Column) -> Iterator[Finding]:
             *([f"{alter} drop default;"] if found.default is not None else []),
             f"{alter} type {wanted.type} using {spelled(wanted.name)}::{wanted.type};",
             *([f"{alter} set default {wanted.default};"] if wanted.default is not None else []),
-            detail="This writes the table again, and producers wait until it is done.",
+            detail="This writes the table again, and others wait until it is done. What stands on "
+            "the column, such as the view job, has to be dropped before; it is named afterwards.",
         )
     elif found.default != wanted.default:
         yield problem(

@@ -176,8 +176,8 @@ def _create_sequence(look: Look, wanted: Definition) -> tuple[str, ...]:
     name = look.spelled(wanted.name)
     taken = ", ".join(
         f"(select max(id) from {look.spelled(each.table)})"
-        for each in look.expected.columns
-        if each.name == "id"
+        for each in look.columns
+        if each.name == "id" and each.table in look.expected.tables
     )
     return (
         f"create sequence {name} {wanted.text};",

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import psycopg
 from msgspec import Struct
 from msgspec.structs import replace
-from psycopg import errors
 
 from pgcdc_outbox.postgres.connection import session
 from pgcdc_outbox.postgres.doctor import (
@@ -49,15 +49,9 @@ _SETUP: Final = (
     b"set statement_timeout = '30s'",
 )
 
-# What one check may run into while the others go on: a right that the role does not
-# have, something that is missing or altered, a lock that somebody holds for long.
-_CANNOT_TELL: Final = (
-    errors.InsufficientPrivilege,
-    errors.SyntaxErrorOrAccessRuleViolation,
-    errors.ObjectNotInPrerequisiteState,
-    errors.LockNotAvailable,
-    errors.QueryCanceled,
-)
+# What one check may run into while the others go on, by its SQLSTATE: a right that the
+# role does not have, something missing or altered, a lock that somebody holds for long.
+_CANNOT_TELL: Final = ("42", "55", "57014")
 
 
 class Examination(Struct, frozen=True, kw_only=True):
@@ -129,7 +123,10 @@ def _group(look: Look, group: str, checks: Iterable[Check]) -> Iterator[Finding]
 def _run(look: Look, check: Check) -> list[Finding]:
     try:
         return list(check(look))
-    except _CANNOT_TELL as error:
+    except psycopg.Error as error:
+        if not (error.sqlstate or "").startswith(_CANNOT_TELL):
+            raise
+
         why = " ".join((error.diag.message_primary or str(error)).split())
         return [
             note(

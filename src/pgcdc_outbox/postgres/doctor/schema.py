@@ -93,4 +93,4 @@ def _recorded(look: Look, step: migrate.Migration) -> str:
 
 
 PRESENCE = (outbox, migrations)
-DRIFT = (tables, columns, sequences, constraints, indexes, functions, views, triggers)
+DRIFT = (sequences, tables, columns, constraints, indexes, functions, views, triggers)

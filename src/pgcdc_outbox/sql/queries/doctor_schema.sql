@@ -23,7 +23,7 @@ with ours as (
     where n.nspname = %(schema)s
       and not c.relispartition
 )
-select 'table' as kind, '' as table, relname as name,
+select 'table' as kind, ''::text as table, relname::text as name,
        case relkind when 'p' then 'partition by ' || pg_get_partkeydef(oid) else '' end as text
 from ours
 where relkind in ('r', 'p')
