@@ -185,7 +185,7 @@ def test_a_sequence_that_is_made_again_gives_no_id_twice(patient):
         assert connection.execute("select outbox.enqueue('t', '1')").fetchone() == (501,)
 
 
-@pytest.mark.parametrize("schema", ["it's \"odd\" 100%", "Order", "select"])
+@pytest.mark.parametrize("schema", ['it\'s "odd" 100%', "Order", "select"])
 def test_odd_names_of_schemas(database, schema):
     migrate(database, schema=schema)
     patient = Patient(database, schema=schema)

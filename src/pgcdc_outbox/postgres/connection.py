@@ -17,6 +17,7 @@ from pgcdc_outbox.errors import (
     SettingsError,
     SourceUnavailable,
 )
+from pgcdc_outbox.postgres.access import hba_line
 from pgcdc_outbox.postgres.names import publication_name
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import KEEPALIVE
@@ -141,6 +142,11 @@ def _parse(conninfo: str) -> dict[str, Any]:
 
 def _refused(text: str, parameters: dict[str, Any]) -> OutboxError:
     text = _one_line(_struck_out(text, parameters))
+    if line := hba_line(text):
+        return PermissionMissing(
+            text, hint=f"Add to pg_hba.conf: {line} -- and then: select pg_reload_conf();"
+        )
+
     if any(refusal in text for refusal in _REFUSALS):
         return PermissionMissing(
             text, hint="Check user and password, pg_hba.conf, and `grant connect on database`."

@@ -45,7 +45,7 @@ _OUTBOX: Final[dict[str, tuple[Check, ...]]] = {
 # Nobody is kept waiting by a look, and a look does not wait for ever.
 _SETUP: Final = (
     b"set default_transaction_read_only = on",
-    b"set lock_timeout = '5s'",
+    b"set lock_timeout = '3s'",
     b"set statement_timeout = '30s'",
 )
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Final
 
 import msgspec
+import psycopg
 from msgspec import Struct
 from psycopg import Connection
 
@@ -97,6 +98,7 @@ class Look:
         self.name = name
         self.limits = limits
         self.clock = clock
+        self._no_consumers: psycopg.Error | None = None
 
     def rows(self, query: str, **parameters: Any) -> list[Row]:
         """Run a query."""
@@ -147,9 +149,20 @@ class Look:
         """Whether there is anything in the schema that was migrated."""
         return bool(self.row("migration_table", schema=self.schema)["present"])
 
-    @cached_property
+    @property
     def consumers(self) -> tuple[Consumer, ...]:
         """Those that are registered, and the one that was asked about."""
+        if self._no_consumers is not None:
+            raise self._no_consumers  # it may have waited for a lock: once is enough
+
+        try:
+            return self._consumers
+        except psycopg.Error as error:
+            self._no_consumers = error
+            raise
+
+    @cached_property
+    def _consumers(self) -> tuple[Consumer, ...]:
         found = [
             Consumer(**row, expected_slot=self._slot(row["name"]), registered=True)
             for row in self.rows("doctor_consumers")
