@@ -3,7 +3,7 @@
     python -m tests.expectation
 
 The doctor compares an outbox with that file. It has to be written again with every
-migration and whenever sql/roles.sql changes; tests/integration/test_doctor_schema.py fails
+migration and whenever sql/roles.sql changes; tests/integration/doctor/test_schema.py fails
 until it is.
 """
 

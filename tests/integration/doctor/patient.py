@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pgcdc_outbox.cli.main import cli
 from pgcdc_outbox.postgres.doctor.doctor import Examination, examine
 from pgcdc_outbox.postgres.doctor.finding import Finding, Result
-from pgcdc_outbox.postgres.names import publication_name
+from pgcdc_outbox.postgres.names import publication_name, slot_name
 
 # What the settings of the tests' servers deserve, and what no test of an outbox breaks.
 SURROUNDINGS = ("server", "settings", "transactions")
@@ -82,3 +82,30 @@ class Patient:
             cli, ["--dsn", self.dsn, "--schema", self.schema, *arguments], catch_exceptions=False
         )
         assert done.exit_code == 0, done.output
+
+
+def slot_of(connection, name="default", schema="outbox"):
+    ((oid,),) = connection.execute(
+        "select oid::bigint from pg_database where datname = current_database()"
+    ).fetchall()
+    return slot_name(schema, name, oid)
+
+
+def register(connection, name="default", *, slot=True, plugin="pgoutput"):
+    """A consumer that has run and is away, as far as the tables tell."""
+    there = slot_of(connection, name)
+    connection.execute("insert into outbox.consumer (name, slot) values (%s, %s)", [name, there])
+    connection.execute(
+        "insert into outbox.checkpoint (consumer, system_id, timeline, snapshot, lsn, flushed)"
+        " select %s, system_identifier, 1, pg_current_snapshot(), '0/1', '0/1'"
+        " from pg_control_system()",
+        [name],
+    )
+    if slot:
+        connection.execute("select pg_create_logical_replication_slot(%s, %s)", [there, plugin])
+
+    return there
+
+
+def drop_slot(connection, name):
+    connection.execute("select pg_drop_replication_slot(%s)", [name])

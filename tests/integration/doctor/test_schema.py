@@ -8,7 +8,7 @@ from pgcdc_outbox.postgres.doctor.expected import load
 from pgcdc_outbox.postgres.doctor.finding import Result
 from pgcdc_outbox.postgres.migrate import migrate
 from tests import expectation
-from tests.patient import Patient
+from tests.integration.doctor.patient import Patient
 
 # A statement that breaks something, and what is said of it first.
 BREAKS = {
@@ -105,12 +105,6 @@ BREAKS = {
         "there are tables of an outbox in schema outbox, but table migration is missing"
     ),
 }
-
-
-@pytest.fixture
-def patient(database):
-    migrate(database)
-    return Patient(database)
 
 
 def test_the_expectation_is_what_the_migrations_make(database):
