@@ -40,7 +40,13 @@ def command(
 
     examination = examine(options.dsn, schema=options.schema, name=name)
     if style == "json":
-        echo_json({"result": examination.result, "findings": examination.findings})
+        echo_json(
+            {
+                "schema": examination.schema,
+                "result": examination.result,
+                "findings": examination.findings,
+            }
+        )
     else:
         _show(examination, verbose=verbose)
 

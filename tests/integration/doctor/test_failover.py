@@ -4,11 +4,16 @@ import shutil
 import subprocess
 
 import psycopg
+from psycopg.pq import ExecStatus
 
+from pgcdc_outbox.pgoutput import commands
+from pgcdc_outbox.postgres.connection import connect
 from pgcdc_outbox.postgres.doctor.finding import Result
 from pgcdc_outbox.testing import PostgresServer
 from tests.integration.doctor.patient import Patient, register
 from tests.wait import eventually
+
+MAKE_SLOT = "select pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)"
 
 
 def test_standbys_that_a_failover_slot_waits_for(hospital, execute):
@@ -20,9 +25,7 @@ def test_standbys_that_a_failover_slot_waits_for(hospital, execute):
     with psycopg.connect(patient.dsn, autocommit=True) as connection:
         slot = register(connection, slot=False)
 
-    execute(
-        patient, "select pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)", slot
-    )
+    execute(patient, MAKE_SLOT, slot)
     execute(patient, "select pg_create_physical_replication_slot('elsewhere')")
     empty = patient.only("on_the_primary")
     assert (empty.result, empty.title) == (
@@ -40,6 +43,32 @@ def test_standbys_that_a_failover_slot_waits_for(hospital, execute):
     assert said(patient, "no standby reads slot elsewhere")
     patient.apply(said(patient, "no standby reads slot elsewhere"))
     eventually(lambda: said(patient, "synchronized_standby_slots is empty"))
+
+
+def test_a_reader_that_gets_nothing_because_a_standby_is_away(hospital, execute):
+    """What looks like an idle consumer is a server that waits."""
+    _, patient = hospital()
+    if execute(patient, "show server_version_num")[0][0] < "170000":
+        return
+
+    with psycopg.connect(patient.dsn, autocommit=True) as connection:
+        slot = register(connection, slot=False)
+
+    execute(patient, MAKE_SLOT, slot)
+    execute(patient, "select pg_create_physical_replication_slot('elsewhere')")
+    execute(patient, "alter system set synchronized_standby_slots = 'elsewhere'")
+    execute(patient, "select pg_reload_conf()")
+    with connect(patient.dsn, replication="database") as reader:
+        start = commands.start_replication(slot, publications=["pgcdc_outbox"])
+        assert reader.pgconn.exec_(start.encode()).status == ExecStatus.COPY_BOTH
+        execute(patient, "select outbox.enqueue('t', '1')")
+
+        finding = eventually(lambda: said(patient, f"slot {slot} waits for a standby"))
+        assert finding.result is Result.PROBLEM
+
+        patient.apply(said(patient, "no standby reads slot elsewhere"))
+        eventually(lambda: not said(patient, f"slot {slot} waits for a standby"))
+        reader.pgconn.finish()
 
 
 def said(patient, beginning, check="on_the_primary"):

@@ -126,6 +126,14 @@ def test_a_consumer_that_is_away_for_long(patient, connection):
     assert patient.only("orphans").result is Result.OK
 
 
+def test_a_consumer_that_never_saved_a_checkpoint_can_be_away_too(patient, connection):
+    register(connection)
+    connection.execute("delete from outbox.checkpoint")
+    connection.execute("update outbox.consumer set taken_at = now() - interval '4 days'")
+
+    assert "consumer default is away for 4 days" in patient.only("dead_consumers").title
+
+
 @pytest.mark.parametrize("way", [1, 3], ids=["pg_upgrade", "restore"])
 def test_a_checkpoint_of_another_cluster(patient, connection, way):
     register(connection, "it's", slot=False)

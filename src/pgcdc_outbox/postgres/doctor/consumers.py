@@ -19,7 +19,7 @@ def dead_consumers(look: Look) -> Iterator[Finding]:
     for consumer in away:
         slot = look.slots.get(consumer.expected_slot)
         kept = slot.retained_bytes if slot is not None else 0
-        since = _hours(consumer.checkpoint_age_seconds)
+        since = _hours(consumer.idle_seconds)
         yield warning(
             f"consumer {consumer.name} is away {since}, and keeps {size(kept)} of log",
             start(consumer.name),
@@ -54,8 +54,7 @@ def _is_away(look: Look, consumer: Consumer) -> bool:
     if consumer.polls or (slot is not None and slot.active):
         return False
 
-    age = consumer.checkpoint_age_seconds
-    return age is not None and age > look.limits.away.total_seconds()
+    return consumer.idle_seconds > look.limits.away.total_seconds()
 
 
 def _removal(look: Look, consumer: Consumer, slot: Slot | None) -> Iterator[str]:
@@ -69,8 +68,8 @@ def _literal(text: str) -> str:
     return sql.Literal(text).as_string(None)
 
 
-def _hours(seconds: float | None) -> str:
-    hours = (seconds or 0) / 3600
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
     return f"for {hours:.0f} hours" if hours < 72 else f"for {hours / 24:.0f} days"
 
 

@@ -1,12 +1,17 @@
 """Slots that survive a failover (17 and later): what each side needs for it."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict
 
 from pgcdc_outbox.postgres.doctor.finding import Finding, note, ok, problem, warning
 from pgcdc_outbox.postgres.doctor.look import Look
 from pgcdc_outbox.postgres.doctor.slot import Slot
+from pgcdc_outbox.postgres.doctor.slots import size
+
+_WAITING: Final = "WaitForStandbyConfirmation"
+"""What a walsender says of itself in pg_stat_activity meanwhile."""
 
 
 def on_the_primary(look: Look) -> Iterator[Finding]:
@@ -33,6 +38,14 @@ def on_the_primary(look: Look) -> Iterator[Finding]:
             *_change(look, ", ".join(physical) or "THE_SLOT_OF_THE_STANDBY"),
             detail="A consumer may get jobs that no standby has, and that a failover undoes.",
         )
+
+    for slot in ours:
+        if slot.waits_for == _WAITING:
+            yield problem(
+                f"slot {slot.name} waits for a standby",
+                detail=f"Its consumer gets nothing since, and is {size(slot.lag_bytes)} behind, "
+                "until every standby in synchronized_standby_slots has caught up.",
+            )
 
     wrong = [*_standing(look, listed)]
     yield from wrong

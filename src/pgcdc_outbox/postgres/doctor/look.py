@@ -75,7 +75,8 @@ class Consumer(Struct, frozen=True, kw_only=True):
     registered: bool
     polls: bool = False
     """It reads the table and needs no slot."""
-    checkpoint_age_seconds: float | None = None
+    idle_seconds: float = 0.0
+    """Since it last saved a checkpoint, or was taken hold of if it never has."""
     checkpoint_system: str | None = None
 
 

@@ -54,7 +54,7 @@ select pg_has_role('pg_read_all_stats', 'usage') as sees
 -- name: doctor_consumers
 -- Columns of later migrations as JSON, so that an older schema can be looked at too.
 select c.name, c.slot, coalesce(to_jsonb(c) ->> 'mode' = 'polling', false) as polls,
-       extract(epoch from clock_timestamp() - k.saved_at)::float8 as checkpoint_age_seconds,
+       extract(epoch from clock_timestamp() - coalesce(k.saved_at, c.taken_at, c.created_at))::float8 as idle_seconds,
        k.system_id as checkpoint_system
 from :"schema".consumer as c
 left join :"schema".checkpoint as k on k.consumer = c.name
