@@ -16,6 +16,9 @@ BREAKS = {
     "drop table outbox.checkpoint": "table checkpoint is missing",
     "drop table outbox.scheduled cascade": "table scheduled is missing",
     "drop sequence outbox.job_id cascade": "sequence job_id is missing",
+    "drop table outbox.scheduled cascade; drop sequence outbox.job_id cascade": (
+        "sequence job_id is missing"
+    ),
     "alter sequence outbox.job_id cycle": "sequence job_id was changed",
     "alter table outbox.failed drop column errors cascade": "column failed.errors is missing",
     "alter table outbox.consumer drop column epoch": "column consumer.epoch is missing",
@@ -136,6 +139,24 @@ def test_each_difference_is_named_and_its_remedy_mends_it(patient, statement):
     assert patient.trouble() == []
     with psycopg.connect(patient.dsn) as connection:
         assert connection.execute("select outbox.enqueue('t', '1') > 0").fetchone() == (True,)
+
+
+def test_a_column_of_another_name_is_told_once(patient):
+    patient.break_("alter table outbox.dead_letter rename column reason to why")
+    assert len(patient.findings("columns")) == 1
+
+
+def test_two_candidates_for_a_missing_column_are_not_guessed_between(patient):
+    patient.break_(
+        "drop view outbox.job",
+        "alter table outbox.dead_letter drop column content_type",
+        "alter table outbox.dead_letter add column one text, add column two text",
+    )
+    assert [each.title for each in patient.findings("columns")] == [
+        "column dead_letter.content_type is missing",
+        "column dead_letter.one is not one of ours",
+        "column dead_letter.two is not one of ours",
+    ]
 
 
 def test_what_is_not_ours_is_noted_and_left_alone(patient):
