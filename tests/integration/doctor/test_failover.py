@@ -130,6 +130,12 @@ def test_a_standby_and_its_primary(hospital, execute):
             lambda: [each.result for each in patient.findings("on_the_primary")] == [Result.OK]
         )
 
+        (other,) = patient.findings("on_the_primary", name="other")
+        assert other.title.startswith("no slot follows a failover to ")
+
+        there.break_("alter system set hot_standby_feedback = off", "select pg_reload_conf()")
+        eventually(lambda: said(patient, "hot_standby_feedback seems to be off"), timeout=60)
+
 
 def standby_of(server):
     """A copy of a server's data, without its slots, that follows it."""

@@ -52,7 +52,8 @@ def on_the_primary(look: Look) -> Iterator[Finding]:
     if listed and not wrong:
         yield ok("every standby slot in synchronized_standby_slots is read")
 
-    if any(not look.slots[name].holds_xmin for name in listed if name in look.slots):
+    read = [look.slots[name] for name in listed if name in look.slots and look.slots[name].active]
+    if not all(slot.holds_xmin for slot in read):
         yield note(
             "hot_standby_feedback seems to be off on a standby",
             "# on the standby: alter system set hot_standby_feedback = on;",
