@@ -20,13 +20,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "enqueue": ("enqueue", "Enqueue one job, and print its id."),
     "status": ("status", "Show the outbox on one screen."),
     "lag": ("lag", "Show how far each consumer is behind."),
+    "doctor": ("doctor", "Check the setup, and say what mends it."),
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
     "dead": ("dead", "List, show, retry, discard or purge dead letters."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 
 # Codes of commands for which 1, or 1 and 2, are answers.
-_ERROR_CODES: Final[dict[str | None, int]] = {"lag": 3, "maintain": 3}
+_ERROR_CODES: Final[dict[str | None, int]] = {"lag": 3, "doctor": 3, "maintain": 3}
 _INTERRUPTED: Final = 130
 
 

@@ -77,7 +77,10 @@ def age(seconds: float | None) -> str:
     return " ".join(parts[:2])
 
 
-def _cell(value: object) -> str:
-    # Control characters would otherwise reach the terminal: the text is anybody's.
-    text = "-" if value is None else str(value)
+def printable(text: str) -> str:
+    """The text without control characters: it is anybody's, and goes to a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _cell(value: object) -> str:
+    return printable("-" if value is None else str(value))

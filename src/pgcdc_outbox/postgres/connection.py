@@ -17,6 +17,7 @@ from pgcdc_outbox.errors import (
     SettingsError,
     SourceUnavailable,
 )
+from pgcdc_outbox.postgres.access import hba_line
 from pgcdc_outbox.postgres.names import publication_name
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import KEEPALIVE
@@ -38,8 +39,10 @@ _REFUSALS: Final = (
 )
 
 
-def connect(conninfo: str) -> Connection[Row]:
+def connect(conninfo: str, **more: str) -> Connection[Row]:
     """Connect in autocommit mode. Whatever ``conninfo`` leaves open, libpq's PG* variables give.
+
+    ``more`` are further parameters of libpq, which ``conninfo`` does not override.
 
     Parameters are bound by the client, so that statements such as CREATE TABLE
     can have some. Raises `SourceUnavailable`, `PermissionMissing` or
@@ -48,7 +51,7 @@ def connect(conninfo: str) -> Connection[Row]:
     parameters = _parse(conninfo)
     try:
         connection = Connection[Row].connect(
-            **_DEFAULTS | parameters | {"client_encoding": "utf8"},
+            **_DEFAULTS | parameters | {"client_encoding": "utf8"} | more,
             autocommit=True,
             row_factory=dict_row,
             cursor_factory=ClientCursor,
@@ -144,6 +147,11 @@ def _parse(conninfo: str) -> dict[str, Any]:
 
 def _refused(text: str, parameters: dict[str, Any]) -> OutboxError:
     text = _one_line(_struck_out(text, parameters))
+    if line := hba_line(text):
+        return PermissionMissing(
+            text, hint=f"Add to pg_hba.conf: {line} -- and then: select pg_reload_conf();"
+        )
+
     if any(refusal in text for refusal in _REFUSALS):
         return PermissionMissing(
             text, hint="Check user and password, pg_hba.conf, and `grant connect on database`."
