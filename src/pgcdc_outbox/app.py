@@ -5,7 +5,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 import anyio
 
@@ -22,10 +22,12 @@ from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
+from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.logical import LogicalSource
+from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
 
 MIB = 1024 * 1024
 _PROMOTE_LIMIT = 1000
@@ -57,6 +59,11 @@ class Consumer:
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
     - ``checkpoint_interval``: how often the durable position is saved;
+    - ``on_slot_loss``: when the slot is gone or has a gap, make a new one and read
+      the table ("reconcile"), or end ("stop");
+    - ``max_slot_losses``: new slots within an hour for lost ones; then it ends;
+    - ``takeover_grace``: how long a dead predecessor may keep the slot busy;
+    - ``failover``: whether standbys keep a copy of the slot (PostgreSQL 17);
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
@@ -82,6 +89,10 @@ class Consumer:
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 1.0,
+        on_slot_loss: OnSlotLoss = "reconcile",
+        max_slot_losses: int = 3,
+        takeover_grace: timedelta | float = 5.0,
+        failover: bool = False,
         maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
@@ -116,6 +127,17 @@ class Consumer:
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
         self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        if on_slot_loss not in get_args(OnSlotLoss):
+            raise SettingsError(
+                f"on_slot_loss: {on_slot_loss!r} is not known", hint="Use 'reconcile' or 'stop'."
+            )
+
+        self._slot_policy = SlotPolicy(
+            on_loss=on_slot_loss,
+            max_losses=_at_least("max_slot_losses", max_slot_losses, 1),
+            takeover_grace=_seconds("takeover_grace", takeover_grace),
+            failover=failover,
+        )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
@@ -169,6 +191,7 @@ class Consumer:
             schema=self.schema,
             instance=instance,
             checkpoint_interval=self._checkpoint_interval,
+            slot_policy=self._slot_policy,
             notice=self._notice,
         )
         attempt = Attempt(
@@ -210,7 +233,7 @@ class Consumer:
 def _instance(name: str) -> str:
     """Names this process in pg_stat_activity; cut to what the server keeps."""
     mark = f"{os.getpid()}-{secrets.token_hex(2)}"
-    return f"pgcdc-outbox/{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
+    return f"{INSTANCE_PREFIX}{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
 
 
 def _named(field: str, value: str) -> str:

@@ -17,11 +17,12 @@ from pgcdc_outbox.events import (
     LoopStalled,
     Maintained,
     OutcomesRecorded,
+    PredecessorEnded,
     Reported,
 )
 
 _QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
-_LOUD = (ChoreFailed, Disconnected, JobDead)
+_LOUD = (ChoreFailed, Disconnected, JobDead, PredecessorEnded)
 _ALARMING = (HandlersAbandoned, LoopStalled)
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from typing import NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint as yield_to_others
@@ -13,15 +12,16 @@ from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.progress import Progress
-from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
+from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
 from pgcdc_outbox.events import CheckpointSaved, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.publication import prove_unchanged
 from pgcdc_outbox.postgres.source.reconcile import Reconciliation
 from pgcdc_outbox.postgres.source.reporter import Reporter
-from pgcdc_outbox.postgres.source.slots import Start
+from pgcdc_outbox.postgres.source.start import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
@@ -136,7 +136,7 @@ class LogicalFeed:
 
         await self._stream.start(
             self._start.slot,
-            publication=self._start.publication,
+            publication=self._start.publication.name,
             position=self._progress.flushed,
         )
         self._streaming = True
@@ -172,6 +172,7 @@ class LogicalFeed:
             )
 
         if self._streaming:
+            await self._prove_publication()
             await self._checkpointer.save(self._progress.flushed)
 
         await self._leadership.release()
@@ -222,7 +223,8 @@ class LogicalFeed:
             try:
                 count = self._take_in(decoding)
             except PublicationMissing as error:
-                await self._give_up_slot(error)
+                # Rows were decoded without it: this slot will not bring them.
+                raise PublicationChanged(str(error), hint=error.hint) from error
 
             if self._progress.flushed != before:
                 self._moved()
@@ -251,22 +253,19 @@ class LogicalFeed:
 
         return count
 
-    async def _give_up_slot(self, error: PublicationMissing) -> NoReturn:
-        """Rows were decoded without the publication: this slot will not bring them.
-
-        The next hold makes a new one, and the table has what was skipped.
-        """
-        await self._leadership.fenced("forget_slot", {}, doing="give up the slot")
-        raise SourceUnavailable(str(error), hint=error.hint) from error
-
     def _moved(self) -> None:
         if self._progress.flushed >= self._leadership.inserted:
             self._caught_up.set()
 
         self._reporter.news()
 
+    async def _prove_publication(self) -> None:
+        await prove_unchanged(self._leadership, self._start.publication, since=self._start.snapshot)
+
     async def _keep_checkpoint(self) -> None:
         while True:
+            # Before a position is saved, and after it was taken: see there.
+            await self._prove_publication()
             if await self._checkpointer.step(self._progress.flushed):
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)

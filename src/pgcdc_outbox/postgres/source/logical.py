@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import report_interval
-from pgcdc_outbox.errors import SlotInUse, SourceUnavailable
+from pgcdc_outbox.errors import PublicationChanged, SlotInUse, SourceUnavailable
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -13,7 +13,8 @@ from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.checkpoint import System, load
 from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
-from pgcdc_outbox.postgres.source.slots import find_start
+from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
+from pgcdc_outbox.postgres.source.start import find_start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
@@ -28,6 +29,7 @@ class LogicalSource:
         schema: str,
         instance: str,
         checkpoint_interval: float,
+        slot_policy: SlotPolicy,
         notice: Notice,
     ) -> None:
         self._conninfo = conninfo
@@ -35,6 +37,8 @@ class LogicalSource:
         self._schema = schema
         self._instance = instance
         self._checkpoint_interval = checkpoint_interval
+        self._slot_policy = slot_policy
+        self._lost = ""
         self._notice = notice
         self._waiting: Session | None = None
         self._system: System | None = None
@@ -52,6 +56,10 @@ class LogicalSource:
             feed = await self._feed(stream, leadership)
             try:
                 yield feed
+            except PublicationChanged as error:
+                # Whatever the next hold finds: this slot has left jobs out.
+                self._lost = str(error)
+                raise
             finally:
                 self._resume = feed.flushed
                 self._known = feed.ahead()
@@ -98,8 +106,16 @@ class LogicalSource:
     async def _feed(self, stream: ReplicationStream, leadership: Leadership) -> LogicalFeed:
         slot = slot_name(self._schema, self._consumer, leadership.database_oid)
         start = await find_start(
-            stream, leadership, await load(leadership), slot, reported=self._resume
+            stream,
+            leadership,
+            await load(leadership),
+            slot,
+            reported=self._resume,
+            policy=self._slot_policy,
+            notice=self._notice,
+            lost=self._lost,
         )
+        self._lost = ""
         if start.system != self._system:
             # Another history: what this process remembers of the old one may be of
             # transactions that never were, and ids are given out again.

@@ -50,24 +50,6 @@ select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_ve
 from pg_database as d
 where d.datname = current_database();
 
--- name: find_slot
-select s.slot_type, s.plugin, s.database, s.active_pid, s.wal_status,
-       s.confirmed_flush_lsn::text, s.restart_lsn::text, a.application_name
-from pg_replication_slots as s
-left join pg_stat_activity as a on a.pid = s.active_pid
-where s.slot_name = %(slot)s;
-
--- name: find_publication
-select p.pubinsert, p.pubviaroot, exists (
-    select
-    from pg_publication_rel as r
-    join pg_class as c on c.oid = r.prrelid
-    join pg_namespace as n on n.oid = c.relnamespace
-    where r.prpubid = p.oid and n.nspname = %(schema)s and c.relname = 'immediate'
-) or p.puballtables
-from pg_publication as p
-where p.pubname = %(publication)s;
-
 -- name: load_traces
 -- Attempts recorded since the checkpoint: the log may bring their jobs again.
 select id, max(attempt)
