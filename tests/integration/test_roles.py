@@ -115,7 +115,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "writers", {})
     execute(consumer, "slots_lost", me)
     execute(consumer, "consumer_known", me)
-    execute(consumer, "hand_back", me)
+    execute(consumer, "hand_back", {**me, "forgive": True})
     execute(consumer, "forget_settled", me)
     execute(consumer, "whereabouts", {})
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)

@@ -9,21 +9,14 @@ import pytest
 from pgcdc_outbox import Job
 from pgcdc_outbox.errors import CheckpointForeign, PublicationMissing
 from pgcdc_outbox.events import (
-    CheckpointSaved,
     Disconnected,
     Reconciled,
     Reconciling,
     SlotCreated,
     Streaming,
 )
-from pgcdc_outbox.postgres.names import slot_name
 from pgcdc_outbox.postgres.source import reconcile
-from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
-
-
-def _slot(outbox: Outbox) -> str:
-    oid = outbox.value("select oid::bigint from pg_database where datname = current_database()")
-    return slot_name("outbox", "default", oid)
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, settled, slot_of, streaming
 
 
 async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_the_table(
@@ -36,7 +29,7 @@ async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_t
         await recorder.got(5)
 
     gap = outbox.put(range(5, 10))
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
     gap += outbox.put([10])
     async with streaming(subject, watcher):
         after = outbox.put([11])
@@ -60,10 +53,10 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
         pass
 
     ids = outbox.put(range(3))
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
     outbox.rows("update consumer set slot = null")
     # What the crash left: a slot that begins after the jobs.
-    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(outbox)])
     async with running(subject):
         await recorder.got(3)
 
@@ -71,8 +64,8 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
 
 
 def _make_slot_anew(outbox: Outbox) -> None:
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
-    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(outbox)])
 
 
 async def test_a_slot_that_somebody_made_anew_while_away_is_not_believed(outbox: Outbox) -> None:
@@ -223,7 +216,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
             ids.extend(outbox.put([1]))
             await recorder.got(1)
             # What was settled before the last checkpoint is not read again.
-            await watcher.saw(CheckpointSaved, len(watcher.of(CheckpointSaved)) + 2)
+            await settled(outbox, ids)
             outbox.rows("drop publication pgcdc_outbox")
             ids.extend(outbox.put([2, 3]))
             await recorder.got(99)  # ends with the error, for nobody mends it

@@ -144,6 +144,7 @@ class LogicalFeed:
             intake,
             self._progress,
             consumer=self._consumer,
+            schema=self._leadership.schema,
             traces=await self._traces(),
             skips_rows=lambda: self._stream.skips_rows,
         )

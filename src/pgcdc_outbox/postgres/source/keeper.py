@@ -102,7 +102,7 @@ class SlotKeeper:
                 mode="logical",
             )
             yield leadership
-            await leadership.fenced("hand_back", {}, doing="let go of the consumer")
+            await leadership.fenced("hand_back", {"forgive": True}, doing="let go of the consumer")
         finally:
             control.close()
 

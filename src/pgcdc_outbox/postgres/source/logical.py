@@ -1,11 +1,11 @@
 """The source that reads the write-ahead log."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import report_interval
-from pgcdc_outbox.errors import PublicationChanged, SlotInUse, SourceUnavailable
+from pgcdc_outbox.errors import OutboxError, PublicationChanged, SlotInUse, SourceUnavailable
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -53,7 +53,12 @@ class LogicalSource:
         try:
             leadership = await self._lead(control)
             stream = await self._stream(leadership)
-            feed = await self._feed(stream, leadership)
+            try:
+                feed = await self._feed(stream, leadership)
+            except OutboxError:
+                await _hand_back(leadership)
+                raise
+
             try:
                 yield feed
             except PublicationChanged as error:
@@ -145,3 +150,10 @@ class LogicalSource:
             checkpoint_interval=self._checkpoint_interval,
             notice=self._notice,
         )
+
+
+async def _hand_back(leadership: Leadership) -> None:
+    """Leave the consumer as it was found: the next start knows where the slot has to be."""
+    if leadership.before == "released":
+        with suppress(OutboxError):
+            await leadership.fenced("hand_back", {"forgive": False}, doing="let go again")

@@ -45,10 +45,11 @@ where c.name = %(consumer)s and lost > clock_timestamp() - interval '1 hour';
 select exists (select from :"schema".consumer where name = %(consumer)s);
 
 -- name: hand_back
--- A person looked after the slot: what was lost before is dealt with. Unlike
--- release this says nothing about the jobs, so crashes stay counted.
+-- The hold moved no position, and handed out no job. Unlike release this says nothing
+-- about the jobs, so crashes stay counted. What was lost is forgiven if a person saw to it.
 update :"schema".consumer
-set released_at = clock_timestamp(), slots_lost = '{}'
+set released_at = clock_timestamp(),
+    slots_lost = case when %(forgive)s::boolean then '{}' else slots_lost end
 where name = %(consumer)s and epoch = %(epoch)s
 returning 1;
 
