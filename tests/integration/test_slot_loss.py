@@ -168,9 +168,9 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
 
     monkeypatch.setattr(reconcile.Reconciliation, "_read", counting)
     ids = outbox.put([b"x" * 400_000] * 10)
-    recorder = Recorder()
-    async with running(consumer(outbox, recorder)):
-        await recorder.got(10)
+    recorder, watcher = Recorder(), Watcher()
+    async with running(consumer(outbox, recorder, observers=[watcher])):
+        await watcher.saw(Reconciled)
 
     assert recorder.ids == ids
     assert pages == [3, 3, 3, 1, 0]

@@ -93,6 +93,31 @@ async def test_a_cancellation_while_a_slot_is_made_leaves_nothing(outbox: Outbox
         writer.rollback()
 
 
+async def test_a_publication_that_changes_while_a_slot_is_made_is_noticed(outbox: Outbox) -> None:
+    """A transaction of that time may have been decoded by either."""
+
+    async def being_made() -> bool:
+        return bool(outbox.value(f"{SLOTS} and active"))
+
+    ids = outbox.put([1])
+    recorder, watcher = Recorder(), Watcher()
+    with psycopg.connect(outbox.dsn) as writer:
+        writer.execute("create table unfinished ()")
+        async with running(consumer(outbox, recorder, observers=[watcher])):
+            await eventually_async(being_made)
+            outbox.rows("alter publication pgcdc_outbox drop table immediate")
+            outbox.rows("alter publication pgcdc_outbox add table immediate")
+            writer.rollback()
+            await recorder.got(1)
+
+    told = [
+        type(event) for event in watcher.events if isinstance(event, Disconnected | SlotCreated)
+    ]
+    assert told == [Disconnected, SlotCreated]
+    assert "publication pgcdc_outbox was changed" in watcher.of(Disconnected)[0].error
+    assert recorder.ids == ids
+
+
 async def test_jobs_of_another_cluster_are_refused(outbox: Outbox) -> None:
     """After a restore nobody knows what was handled; transaction ids from there mean nothing."""
     outbox.put([1])

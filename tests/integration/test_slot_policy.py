@@ -256,19 +256,6 @@ async def test_a_slot_of_another_kind_is_refused(outbox: Outbox, make: str, what
         connection.execute(caught.value.hint.partition(": ")[2].encode())
 
 
-async def test_a_slot_of_another_database_is_refused(
-    outbox: Outbox, server: PostgresServer
-) -> None:
-    slot = slot_of(outbox)
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
-        try:
-            with pytest.raises(SlotForeign, match="a slot of database postgres"):
-                await consumer(outbox, Recorder()).run()
-        finally:
-            connection.execute(DROP.encode(), [slot])
-
-
 @pytest.mark.parametrize(
     "change", ["timeline = timeline + 1", "flushed = 'FFFFFFFF/0', lsn = 'FFFFFFFF/0'"]
 )

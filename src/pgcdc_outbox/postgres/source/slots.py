@@ -70,7 +70,7 @@ class Slot(Struct, frozen=True, kw_only=True):
             return f"a slot of {self.plugin}"
 
         if self.database != database:
-            return f"a slot of database {self.database}"
+            return f"a slot in database {self.database}"
 
         if self.temporary:
             return "a temporary slot"
