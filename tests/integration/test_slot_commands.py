@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
@@ -135,7 +136,7 @@ async def test_after_an_upgrade_what_was_settled_stays_settled(outbox: Outbox) -
     refused = in_thread(outbox, "reconcile")
     assert refused.exit_code == 3
     assert "--accept-new-system" in refused.stderr
-    with pytest.raises(CheckpointForeign) as caught:
+    with pytest.raises(CheckpointForeign) as caught, anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
     assert "slot reconcile --name default --accept-new-system upgraded" in caught.value.hint

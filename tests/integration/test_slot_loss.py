@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 
@@ -236,7 +237,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
 
 async def test_a_publication_that_publishes_something_else_is_an_error(outbox: Outbox) -> None:
     outbox.rows("alter publication pgcdc_outbox set (publish = 'update')")
-    with pytest.raises(PublicationMissing, match="pgcdc_outbox") as caught:
+    with pytest.raises(PublicationMissing, match="pgcdc_outbox") as caught, anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
     outbox.rows(caught.value.hint)
@@ -250,7 +251,7 @@ async def test_a_checkpoint_of_another_cluster_is_refused(outbox: Outbox) -> Non
         pass
 
     outbox.rows("update checkpoint set system_id = '42'")
-    with pytest.raises(CheckpointForeign, match="42"):
+    with pytest.raises(CheckpointForeign, match="42"), anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
 

@@ -122,7 +122,7 @@ async def test_jobs_of_another_cluster_are_refused(outbox: Outbox) -> None:
     """After a restore nobody knows what was handled; transaction ids from there mean nothing."""
     outbox.put([1])
     outbox.rows("update immediate set xid = '40000000000'")
-    with pytest.raises(CheckpointForeign, match="another cluster") as caught:
+    with pytest.raises(CheckpointForeign, match="another cluster") as caught, anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
     assert "--accept-new-system restored" in caught.value.hint
@@ -132,7 +132,7 @@ async def test_a_slot_that_follows_a_failover(outbox: Outbox) -> None:
     watcher = Watcher()
     following = consumer(outbox, Recorder(), observers=[watcher], failover=True)
     if outbox.value("select current_setting('server_version_num')::int") < 170000:
-        with pytest.raises(SettingsError, match=r"failover: PostgreSQL 1\d "):
+        with pytest.raises(SettingsError, match=r"failover: PostgreSQL 1\d "), anyio.fail_after(15):
             await following.run()
 
         return

@@ -68,7 +68,10 @@ async def test_a_slot_that_is_lost_again_and_again_ends_the_consumer(outbox: Out
         outbox.rows(DROP, [slot_of(outbox)])
 
     ids = outbox.put([99])
-    with pytest.raises(SlotLost, match=r"3 times within an hour.* the slot is missing") as caught:
+    with (
+        pytest.raises(SlotLost, match=r"3 times within an hour.* the slot is missing") as caught,
+        anyio.fail_after(15),
+    ):
         await subject.run()
 
     assert "max_slot_wal_keep_size" in caught.value.hint
@@ -109,7 +112,11 @@ async def test_with_stop_a_lost_slot_ends_the_consumer_until_a_person_has_looked
             )
 
     for _ in range(2):
-        with pytest.raises(SlotLost, match=cause) as caught, anyio.fail_after(15):
+        with (
+            pytest.raises(SlotLost, match=cause) as caught,
+            anyio.fail_after(15),
+            anyio.fail_after(15),
+        ):
             await subject.run()
 
     assert "pgcdc-outbox slot reconcile --name default" in caught.value.hint
@@ -250,7 +257,7 @@ async def test_a_slot_of_another_kind_is_refused(outbox: Outbox, make: str, what
     slot = slot_of(outbox)
     with psycopg.connect(outbox.dsn, autocommit=True) as connection:
         connection.execute(f"select {make}".encode(), [slot])
-        with pytest.raises(SlotForeign, match=what) as caught:
+        with pytest.raises(SlotForeign, match=what) as caught, anyio.fail_after(15):
             await consumer(outbox, Recorder()).run()
 
         connection.execute(caught.value.hint.partition(": ")[2].encode())
