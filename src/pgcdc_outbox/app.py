@@ -23,9 +23,11 @@ from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
+from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
 from pgcdc_outbox.postgres.source.source import Mode, PostgresSource, Reading
 
 MIB = 1024 * 1024
@@ -63,6 +65,11 @@ class Consumer:
       the table; ``auto`` reads the log, and polls while that is not possible or
       the slot would keep more than ``max_retained_wal`` bytes of log;
     - ``poll_interval``: how long to wait, when polling, after nothing was found;
+    - ``on_slot_loss``: when the slot is gone or has a gap, make a new one and read
+      the table ("reconcile"), or end ("stop");
+    - ``max_slot_losses``: new slots within an hour for lost ones; then it ends;
+    - ``takeover_grace``: how long a dead predecessor may keep the slot busy;
+    - ``failover``: whether standbys keep a copy of the slot (PostgreSQL 17);
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
@@ -90,6 +97,10 @@ class Consumer:
         checkpoint_interval: timedelta | float = 1.0,
         poll_interval: timedelta | float = 0.05,
         max_retained_wal: int = 10 * GIB,
+        on_slot_loss: OnSlotLoss = "reconcile",
+        max_slot_losses: int = 3,
+        takeover_grace: timedelta | float = 5.0,
+        failover: bool = False,
         maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
@@ -125,11 +136,22 @@ class Consumer:
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
+        if on_slot_loss not in get_args(OnSlotLoss):
+            raise SettingsError(
+                f"on_slot_loss: {on_slot_loss!r} is not known", hint="Use 'reconcile' or 'stop'."
+            )
+
         self._reading = Reading(
             mode=mode,
             checkpoint_interval=_seconds("checkpoint_interval", checkpoint_interval),
             poll_interval=_seconds("poll_interval", poll_interval, least=0.001),
             max_retained_wal=_at_least("max_retained_wal", max_retained_wal, 1),
+            slot_policy=SlotPolicy(
+                on_loss=on_slot_loss,
+                max_losses=_at_least("max_slot_losses", max_slot_losses, 1),
+                takeover_grace=_seconds("takeover_grace", takeover_grace),
+                failover=failover,
+            ),
         )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
@@ -229,7 +251,7 @@ class Consumer:
 def _instance(name: str) -> str:
     """Names this process in pg_stat_activity; cut to what the server keeps."""
     mark = f"{os.getpid()}-{secrets.token_hex(2)}"
-    return f"pgcdc-outbox/{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
+    return f"{INSTANCE_PREFIX}{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
 
 
 def _named(field: str, value: str) -> str:

@@ -79,6 +79,26 @@ class SlotInvalidated(OutboxError):
     default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
 
 
+class SlotBlocked(SourceUnavailable):
+    """A lock could not be had in time: a slot waits for every transaction that has written."""
+
+    default_hint = (
+        "A transaction that writes is open for long (pg_stat_activity); this is tried again."
+    )
+
+
+class SlotLost(OutboxError):
+    """The slot is gone or has a gap, and the settings say not to make another one by itself."""
+
+    default_hint = "Run `pgcdc-outbox slot reconcile`."
+
+
+class SlotExists(OutboxError):
+    """There is a slot already."""
+
+    default_hint = "To put a new one in its place: `pgcdc-outbox slot reconcile`."
+
+
 class SlotForeign(OutboxError):
     """A slot of our name belongs to another database or another plugin."""
 
@@ -89,6 +109,15 @@ class PublicationMissing(OutboxError):
     """The publication of the outbox does not exist, or does not publish it."""
 
     default_hint = "Create it again: `pgcdc-outbox migrate --print` shows how."
+
+
+class PublicationChanged(SourceUnavailable):
+    """The publication was changed while it was read: jobs may have been left out.
+
+    They are read from the table, once it is right again.
+    """
+
+    default_hint = "The next start makes a new slot and re-reads unsettled jobs from the table."
 
 
 class WalLevelTooLow(OutboxError):

@@ -26,6 +26,14 @@ class StandingBy(Event, frozen=True, kw_only=True):
     holder: str
 
 
+class PredecessorEnded(Event, frozen=True, kw_only=True):
+    """A process that had this consumer before, and still kept its slot busy, was ended."""
+
+    slot: str
+    reader: str
+    waited_seconds: float
+
+
 class SlotCreated(Event, frozen=True, kw_only=True):
     """A new slot was made, because there was none that continues the checkpoint."""
 

@@ -33,6 +33,10 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Jobs held in memory ahead of the handler; None leaves it to the consumer."""
     max_attempts: int | None = None
     """Executions after which a job is dead; None leaves it to the retry policy."""
+    on_slot_loss: Literal["reconcile", "stop"] | None = None
+    """What to do when the slot is lost; None leaves it to the consumer."""
+    failover: bool | None = None
+    """Whether standbys keep a copy of the slot; None means they do not."""
     maintain: bool | None = None
     """Whether the consumer keeps the partitions, too; None means it does."""
     drain_timeout: float | None = None

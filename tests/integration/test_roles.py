@@ -101,7 +101,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "drop_slot", {"slot": "s"})
     execute(consumer, "release", me)
     execute(consumer, "forget_slot", me)
-    execute(consumer, "plan_reconcile", {**me, **position, "slot": "s"})
+    execute(consumer, "plan_reconcile", {**me, **position, "slot": "s", "lost": True, "keep": 3})
     execute(consumer, "save_checkpoint", {**me, **position})
     execute(consumer, "load_checkpoint", me)
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
@@ -114,7 +114,18 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "may_replicate", {})
     execute(consumer, "promote", {**me, "limit": 1})
     execute(consumer, "find_slot", {"slot": "s"})
-    execute(consumer, "find_publication", {"publication": "p", "schema": SCHEMA})
+    execute(
+        consumer,
+        "find_publication",
+        {"publication": "p", "schema": SCHEMA, "columns": ["id"], "since": "1:1:"},
+    )
+    execute(consumer, "end_reader", {"slot": "s", "pid": 0})
+    execute(consumer, "end_creator", {"pid": 0})
+    execute(consumer, "writers", {})
+    execute(consumer, "slots_lost", me)
+    execute(consumer, "consumer_known", me)
+    execute(consumer, "hand_back", {**me, "forgive": True})
+    execute(consumer, "forget_settled", me)
     execute(consumer, "whereabouts", {})
     execute(consumer, "confirmed", {"slot": "s"})
     execute(consumer, "left_started", {**me, "instance": "i"})

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 
@@ -16,14 +17,8 @@ from pgcdc_outbox.events import (
     SlotCreated,
     Streaming,
 )
-from pgcdc_outbox.postgres.names import slot_name
 from pgcdc_outbox.postgres.source import span, table
-from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
-
-
-def _slot(outbox: Outbox) -> str:
-    oid = outbox.value("select oid::bigint from pg_database where datname = current_database()")
-    return slot_name("outbox", "default", oid)
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, settled, slot_of, streaming
 
 
 async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_the_table(
@@ -36,7 +31,7 @@ async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_t
         await recorder.got(5)
 
     gap = outbox.put(range(5, 10))
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
     gap += outbox.put([10])
     async with streaming(subject, watcher):
         after = outbox.put([11])
@@ -60,10 +55,10 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
         pass
 
     ids = outbox.put(range(3))
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
     outbox.rows("update consumer set slot = null")
     # What the crash left: a slot that begins after the jobs.
-    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(outbox)])
     async with running(subject):
         await recorder.got(3)
 
@@ -71,8 +66,8 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
 
 
 def _make_slot_anew(outbox: Outbox) -> None:
-    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
-    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+    outbox.rows("select pg_drop_replication_slot(%s)", [slot_of(outbox)])
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot_of(outbox)])
 
 
 async def test_a_slot_that_somebody_made_anew_while_away_is_not_believed(outbox: Outbox) -> None:
@@ -174,9 +169,9 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
 
     monkeypatch.setattr(table, "read_page", counting)
     ids = outbox.put([b"x" * 400_000] * 10)
-    recorder = Recorder()
-    async with running(consumer(outbox, recorder)):
-        await recorder.got(10)
+    recorder, watcher = Recorder(), Watcher()
+    async with running(consumer(outbox, recorder, observers=[watcher])):
+        await watcher.saw(Reconciled)
 
     assert recorder.ids == ids
     assert pages == [3, 3, 3, 1, 0]
@@ -221,7 +216,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
             ids.extend(outbox.put([1]))
             await recorder.got(1)
             # What was settled before the last checkpoint is not read again.
-            await outbox.settled()
+            await settled(outbox, ids)
             outbox.rows("drop publication pgcdc_outbox")
             ids.extend(outbox.put([2, 3]))
             await recorder.got(99)  # ends with the error, for nobody mends it
@@ -241,7 +236,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
 
 async def test_a_publication_that_publishes_something_else_is_an_error(outbox: Outbox) -> None:
     outbox.rows("alter publication pgcdc_outbox set (publish = 'update')")
-    with pytest.raises(PublicationMissing, match="pgcdc_outbox") as caught:
+    with pytest.raises(PublicationMissing, match="pgcdc_outbox") as caught, anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
     outbox.rows(caught.value.hint)
@@ -255,7 +250,7 @@ async def test_a_checkpoint_of_another_cluster_is_refused(outbox: Outbox) -> Non
         pass
 
     outbox.rows("update checkpoint set system_id = '42'")
-    with pytest.raises(CheckpointForeign, match="42"):
+    with pytest.raises(CheckpointForeign, match="42"), anyio.fail_after(15):
         await consumer(outbox, Recorder()).run()
 
 

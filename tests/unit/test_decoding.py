@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch, Batcher
 from pgcdc_outbox.core.progress import Progress
-from pgcdc_outbox.errors import StreamCorrupt
+from pgcdc_outbox.errors import PublicationChanged, StreamCorrupt
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import (
     Column,
@@ -49,7 +49,13 @@ VERSIONS = (14, 15, 16, 17, 18)
 class Reader:
     """A decoding with a real queue behind it, and the settling that a consumer would do."""
 
-    def __init__(self, *, traces: dict[int, int] | None = None, consumer: str = "default") -> None:
+    def __init__(
+        self,
+        *,
+        traces: dict[int, int] | None = None,
+        consumer: str = "default",
+        schema: str | None = "outbox",
+    ) -> None:
         self.skips = False
         self.progress = Progress(START)
         batcher = Batcher(max_jobs=1, max_bytes=1, max_age=0.0)
@@ -58,6 +64,7 @@ class Reader:
             Intake(batcher, max_jobs=10, max_bytes=10, clock=lambda: 0.0),
             self.progress,
             consumer=consumer,
+            schema=schema,
             traces=traces or {},
             skips_rows=lambda: self.skips,
         )
@@ -242,6 +249,19 @@ class TestRelations:
 
         assert reader.ids() == [1, 2]
 
+    def test_a_table_without_another_column_is_not_read(self) -> None:
+        with pytest.raises(PublicationChanged, match="lacks payload"):
+            Reader().feed(data(relation(tuple(name for name in USUAL if name != "payload"))))
+
+    def test_rows_of_other_tables_are_no_jobs(self) -> None:
+        """Somebody may have added one to the publication."""
+        other = relation(oid=OID + 1, name="orders")
+        reader = Reader().feed(data(relation()), data(other), begin())
+
+        reader.feed(insert(oid=OID + 1, id=int8(1)), insert(id=int8(2)), commit(1500))
+
+        assert reader.ids() == [2]
+
     def test_a_table_without_ids_stops_the_reader(self) -> None:
         with pytest.raises(StreamCorrupt, match="column id"):
             Reader().feed(data(relation(USUAL[1:])))
@@ -337,7 +357,7 @@ def test_whatever_is_wrong_with_a_frame_nothing_but_our_error_is_raised(
     frames = list(SOUND)
     frames[place] = frames[place][:at] + put + frames[place][at + drop :]
 
-    with suppress(StreamCorrupt):
+    with suppress(StreamCorrupt, PublicationChanged):
         reader.feed(*frames)
 
     for batch in reader.batches():
@@ -353,7 +373,7 @@ class TestRecordings:
 
     @pytest.mark.parametrize("version", VERSIONS)
     def test_rows_of_partitions_come_by_their_root(self, version: int) -> None:
-        reader = Reader().feed(*recorded(version, "partitions through their root"))
+        reader = Reader(schema=None).feed(*recorded(version, "partitions through their root"))
 
         batches = reader.batches()
         assert [batch.jobs[0].id for batch in batches] == [1, 2, 3]
@@ -365,7 +385,7 @@ class TestRecordings:
 
     @pytest.mark.parametrize("version", VERSIONS)
     def test_updates_deletes_and_truncations_are_nothing_of_ours(self, version: int) -> None:
-        reader = Reader().feed(*recorded(version, "types, binary"))
+        reader = Reader(schema=None).feed(*recorded(version, "types, binary"))
 
         assert sorted(reader.ids()) == [-(2**63), 1, 1, 1, 2**63 - 1]
 
@@ -373,7 +393,7 @@ class TestRecordings:
     def test_a_large_rollback_brings_nothing(self, version: int) -> None:
         """Version 18 sends an abort that belongs to nothing we were told of."""
         frames = recorded(version, "a large rollback, streaming off")
-        reader = Reader().feed(*map(with_an_id, frames))
+        reader = Reader(schema=None).feed(*map(with_an_id, frames))
 
         ids = reader.ids()
         assert ids == list(range(3_000_001, 3_000_001 + len(ids)))
@@ -397,4 +417,4 @@ def test_a_commit_is_read_by_its_place() -> None:
     """The end is found by its offset; the encoder of the parser says where that is."""
     frame = data(Commit(flags=0, commit_lsn=1111, end_lsn=2222, committed_at=3333))
 
-    assert Reader().feed(begin(), frame).progress.received == 2222
+    assert Reader(schema=None).feed(begin(), frame).progress.received == 2222

@@ -40,6 +40,10 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
 @click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
+@click.option(
+    "--on-slot-loss", type=click.Choice(["reconcile", "stop"]), help="When the slot is lost."
+)
+@click.option("--failover/--no-failover", default=None, help="Have standbys copy the slot.")
 @click.option("--maintain/--no-maintain", default=None, help="Keep the partitions, too.")
 @click.option("--once", is_flag=True, help="Handle what is committed by now, then end.")
 @click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log only trouble.")

@@ -22,12 +22,13 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "lag": ("lag", "Show how far each consumer is behind."),
     "doctor": ("doctor", "Check the setup, and say what mends it."),
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
+    "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, discard or purge dead letters."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 
 # Codes of commands for which 1, or 1 and 2, are answers.
-_ERROR_CODES: Final[dict[str | None, int]] = {"lag": 3, "doctor": 3, "maintain": 3}
+_ERROR_CODES: Final[dict[str | None, int]] = {"lag": 3, "doctor": 3, "maintain": 3, "slot": 3}
 _INTERRUPTED: Final = 130
 
 

@@ -17,14 +17,27 @@ from pgcdc_outbox.events import (
     HandlersAbandoned,
     JobCrashed,
     JobDead,
+    LogUnavailable,
     LoopStalled,
     Maintained,
     OutcomesRecorded,
+    PredecessorEnded,
     Reported,
+    SlotReleased,
 )
 
 _QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
-_LOUD = (CarefulBegan, CarefulEnded, ChoreFailed, Disconnected, JobCrashed, JobDead)
+_LOUD = (
+    CarefulBegan,
+    CarefulEnded,
+    ChoreFailed,
+    Disconnected,
+    JobCrashed,
+    JobDead,
+    LogUnavailable,
+    PredecessorEnded,
+    SlotReleased,
+)
 _ALARMING = (HandlersAbandoned, LoopStalled)
 
 

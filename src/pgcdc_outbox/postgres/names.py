@@ -6,6 +6,9 @@ import re
 _SAFE = re.compile(r"[^a-z0-9_]+")
 _LIMIT = 63  # NAMEDATALEN - 1
 
+INSTANCE_PREFIX = "pgcdc-outbox/"
+"""How the application_name of every instance begins."""
+
 
 def slot_name(schema: str, consumer: str, database_oid: int) -> str:
     """The slot of one consumer: safe for the server, unique in the cluster.

@@ -9,6 +9,7 @@ from pgcdc_outbox.errors import (
     PermissionMissing,
     SchemaBehind,
     SettingsError,
+    SlotBlocked,
     SlotInUse,
     SlotInvalidated,
     SlotMissing,
@@ -45,7 +46,7 @@ def error_for(state: str | None, message: str, *, doing: str, lost: bool = False
         case "55006":
             return SlotInUse(text)
         case "55P03":
-            return SourceUnavailable(
+            return SlotBlocked(
                 text,
                 hint="A transaction that writes has been open for long (see pg_stat_activity); "
                 "this is tried again.",

@@ -7,7 +7,7 @@ from typing import Final
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.progress import Progress, Ticket
-from pgcdc_outbox.errors import StreamCorrupt
+from pgcdc_outbox.errors import PublicationChanged, StreamCorrupt
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import (
@@ -20,7 +20,7 @@ from pgcdc_outbox.pgoutput import (
     decode,
     decode_frame,
 )
-from pgcdc_outbox.postgres.source.rows import Decoder, Undecodable, decoder
+from pgcdc_outbox.postgres.source.rows import COLUMNS, Decoder, Undecodable, decoder
 from pgcdc_outbox.postgres.source.stream import Next
 
 _XLOG_DATA: Final = ord("w")
@@ -53,12 +53,15 @@ class Decoding:
         progress: Progress,
         *,
         consumer: str,
+        schema: str | None = None,
         traces: dict[int, int],
         skips_rows: Callable[[], bool],
     ) -> None:
         self._intake = intake
         self._progress = progress
         self._consumer = consumer
+        # Whose table alone holds jobs; None takes every table for one of ours.
+        self._schema = schema
         self._traces = traces
         self._skips_rows = skips_rows
         self._decoders: dict[int, Decoder] = {}
@@ -179,7 +182,7 @@ class Decoding:
             case XLogData(payload=payload):
                 match decode(payload):
                     case Relation() as relation:
-                        self._decoders[relation.oid] = decoder(relation, self._consumer)
+                        self._decoders[relation.oid] = self._decoder(relation)
                     case Commit() | Insert():
                         raise ProtocolError("a message of a wrong size", what="frame", offset=0)
                     case _:
@@ -189,3 +192,24 @@ class Decoding:
             case _:
                 # A frame of a newer server: not for us.
                 pass
+
+    def _decoder(self, relation: Relation) -> Decoder:
+        if self._schema is None:
+            return decoder(relation, self._consumer)
+
+        if (relation.namespace, relation.name) != (self._schema, "immediate"):
+            # A partition, described beside its root; or a table that somebody has
+            # published with ours.
+            return _no_job
+
+        decode_row = decoder(relation, self._consumer)
+        if missing := set(COLUMNS).difference(column.name for column in relation.columns):
+            raise PublicationChanged(
+                f"publication of {self._schema}.immediate lacks {', '.join(sorted(missing))}"
+            )
+
+        return decode_row
+
+
+def _no_job(frame: bytes) -> None:
+    return None

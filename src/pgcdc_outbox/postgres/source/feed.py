@@ -1,7 +1,6 @@
 """One hold of a consumer through its slot."""
 
 import time
-from typing import NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint as yield_to_others
@@ -12,7 +11,7 @@ from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.progress import Progress
-from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
+from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
 from pgcdc_outbox.events import CheckpointSaved, SlotReleased, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.advance import Advance
@@ -20,8 +19,9 @@ from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.memory import Memory
+from pgcdc_outbox.postgres.source.publication import prove_unchanged
 from pgcdc_outbox.postgres.source.reporter import Reporter
-from pgcdc_outbox.postgres.source.slots import Start
+from pgcdc_outbox.postgres.source.start import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
@@ -168,7 +168,7 @@ class LogicalFeed:
     async def _run(self, intake: Intake) -> None:
         await self._stream.start(
             self._start.slot,
-            publication=self._start.publication,
+            publication=self._start.publication.name,
             position=self._progress.flushed,
         )
         self._streaming = True
@@ -176,6 +176,7 @@ class LogicalFeed:
             intake,
             self._progress,
             consumer=self._consumer,
+            schema=self._leadership.schema,
             traces=await load_traces(
                 self._leadership, since=self._start.replayed, settled=self._memory.settled
             ),
@@ -197,6 +198,7 @@ class LogicalFeed:
         comes last, because a server that is busy sending may make it long.
         """
         if self._streaming:
+            await self._prove_publication()
             await self._checkpointer.save(self._progress.flushed)
 
         await save_traces(self._leadership, self._known_ahead())
@@ -215,7 +217,8 @@ class LogicalFeed:
             try:
                 count = self._take_in(decoding)
             except PublicationMissing as error:
-                await self._give_up_slot(error)
+                await self._judge_skipping(error)
+                continue
 
             if self._progress.flushed != before:
                 self._moved()
@@ -244,14 +247,6 @@ class LogicalFeed:
 
         return count
 
-    async def _give_up_slot(self, error: PublicationMissing) -> NoReturn:
-        """Rows were decoded without the publication: this slot will not bring them.
-
-        The next hold makes a new one, and the table has what was skipped.
-        """
-        await self._leadership.fenced("forget_slot", {}, doing="give up the slot")
-        raise SourceUnavailable(str(error), hint=error.hint) from error
-
     async def _look_at_retained(self, limit: int) -> None:
         """Leave the slot rather than let the server's disk fill up."""
         rows = await self._leadership.rows(
@@ -276,8 +271,24 @@ class LogicalFeed:
         self._advance.move(self._progress.flushed)
         self._reporter.news()
 
+    async def _judge_skipping(self, error: PublicationMissing) -> None:
+        """Raise `PublicationChanged` if rows were left out: this slot will not bring them.
+
+        The server warns with the same code when a standby that it waits for is away.
+        """
+        if not self._stream.skips_rows:
+            raise PublicationChanged(str(error), hint=error.hint) from error
+
+        await self._prove_publication()
+        self._stream.skips_rows = False
+
+    async def _prove_publication(self) -> None:
+        await prove_unchanged(self._leadership, self._start.publication, since=self._start.snapshot)
+
     async def _keep_checkpoint(self) -> None:
         while True:
+            # Before a position is saved, and after it was taken: see there.
+            await self._prove_publication()
             if await self._checkpointer.step(self._progress.flushed):
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)

@@ -10,7 +10,8 @@ from pgcdc_outbox.postgres.source.checkpoint import Checkpoint
 from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.memory import Memory
-from pgcdc_outbox.postgres.source.slots import find_start
+from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
+from pgcdc_outbox.postgres.source.start import find_start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
@@ -21,6 +22,8 @@ async def open_log(
     *,
     memory: Memory,
     checkpoint_interval: float,
+    policy: SlotPolicy,
+    lost: str,
     notice: Notice,
     leave_at: LSN | None = None,
     max_retained: int | None = None,
@@ -45,6 +48,8 @@ async def open_log(
                 checkpoint,
                 memory=memory,
                 checkpoint_interval=checkpoint_interval,
+                policy=policy,
+                lost=lost,
                 notice=notice,
                 leave_at=leave_at,
                 max_retained=max_retained,
@@ -78,6 +83,8 @@ async def _feed(
     *,
     memory: Memory,
     checkpoint_interval: float,
+    policy: SlotPolicy,
+    lost: str,
     notice: Notice,
     leave_at: LSN | None,
     max_retained: int | None,
@@ -89,6 +96,9 @@ async def _feed(
         checkpoint,
         slot,
         reported=memory.flushed,
+        policy=policy,
+        notice=notice,
+        lost=lost,
         may_create=leave_at is None,
     )
     if start.created:

@@ -24,7 +24,7 @@ _UNIX_OF_2000_US: Final = 946_684_800_000_000
 _JSON_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _HISTORY: Final = msgspec.json.Decoder(History)
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "id", "created_at", "attempt", "topic", "payload",
     "key", "headers", "content_type", "consumer", "history",
 )  # fmt: skip
@@ -70,9 +70,9 @@ def decoder(relation: Relation, consumer: str) -> Decoder:
     topics: dict[Any, str] = {}
     any_row = _any_row(places, consumer, topics)
     match tuple(column.name for column in relation.columns):
-        case names if names == _COLUMNS:
+        case names if names == COLUMNS:
             return _fresh_first(any_row, topics, len(names), rest_size=0)
-        case (*names, "xid") if tuple(names) == _COLUMNS:
+        case (*names, "xid") if tuple(names) == COLUMNS:
             # Version 14 has no column lists, so it sends this one too.
             return _fresh_first(any_row, topics, len(names) + 1, rest_size=_XID_SIZE)
         case _:
@@ -123,7 +123,7 @@ def _fresh_first(
 
 def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> Decoder:
     mine = consumer.encode()
-    order = [places.get(name) for name in _COLUMNS]
+    order = [places.get(name) for name in COLUMNS]
 
     def decode(frame: bytes) -> Job | Undecodable | None:
         row, end = read_row(frame, ROW_AT, "Insert")

@@ -1,153 +1,159 @@
-"""The replication slot of a consumer: found, judged, or made anew."""
+"""The replication slot of a consumer: looked up, and judged by what we know of it."""
 
+from typing import Any
+
+import msgspec
 from msgspec import Struct
 
-from pgcdc_outbox.errors import (
-    PublicationMissing,
-    SlotForeign,
-    SlotInUse,
-    SlotMissing,
-)
+from pgcdc_outbox.errors import SlotForeign
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.pgoutput import commands
-from pgcdc_outbox.postgres.names import publication_name
-from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, Checkpoint, Reconcile, System
+from pgcdc_outbox.postgres.source.checkpoint import Checkpoint
 from pgcdc_outbox.postgres.source.leadership import Leadership
-from pgcdc_outbox.postgres.source.stream import ReplicationStream
+
+# What PostgreSQL gives as the reason, in words for a person.
+_CAUSES = {
+    "wal_removed": "its log was removed, see max_slot_wal_keep_size",
+    "idle_timeout": "nobody read it for idle_replication_slot_timeout",
+    "rows_removed": "rows of the catalog that it needs were removed",
+    "wal_level_insufficient": "wal_level was too low",
+}
 
 
-class Start(Struct, frozen=True, kw_only=True):
-    """Where to begin."""
+class Slot(Struct, frozen=True, kw_only=True):
+    """What the server says of a slot. Columns that a version does not have keep the default."""
 
-    slot: str
-    publication: str
-    system: System
-    snapshot: str
-    """Every job visible in it is settled."""
-    lsn: LSN
-    position: LSN
-    """Where to read on; 0/0 leaves it to the slot."""
-    reconcile: Reconcile | None
-    """What to read from the table first."""
-    replayed: str
-    """The snapshot since which attempts may have been recorded that the log brings again."""
-    created: str = ""
-    """Why a new slot was made; empty if the old one goes on."""
+    slot_name: str
+    slot_type: str
+    plugin: str | None = None
+    database: str | None = None
+    temporary: bool = False
+    two_phase: bool = False
+    active_pid: int | None = None
+    wal_status: str | None = None
+    safe_wal_size: int | None = None
+    confirmed_flush_lsn: str | None = None
+    restart_lsn: str | None = None
+    conflicting: bool | None = None
+    """16 and later."""
+    invalidation_reason: str | None = None
+    """17 and later, as the next three."""
+    inactive_since: str | None = None
+    failover: bool = False
+    synced: bool = False
+    reader: str = ""
+    """The application that reads it right now."""
+    reader_since: str = ""
+
+    @property
+    def invalid(self) -> str:
+        """Why the server gave the slot up, its own word first; empty while it is good."""
+        reason = self.invalidation_reason
+        if not reason:
+            if self.wal_status != "lost":
+                return ""
+
+            reason = "rows_removed" if self.conflicting else "wal_removed"
+
+        return f"{reason}: {_CAUSES[reason]}" if reason in _CAUSES else reason
+
+    @property
+    def described_reader(self) -> str:
+        """Who reads it, for a person."""
+        return f"{self.reader or 'a process'} (pid {self.active_pid}{self.reader_since})"
+
+    def foreign(self, database: str) -> str:
+        """What it is, if it is no slot of an outbox in this database; else empty."""
+        if self.slot_type != "logical":
+            return f"a {self.slot_type} slot"
+
+        if self.plugin != "pgoutput":
+            return f"a slot of {self.plugin}"
+
+        if self.database != database:
+            return f"a slot in database {self.database}"
+
+        if self.temporary:
+            return "a temporary slot"
+
+        return "a slot for two-phase commit" if self.two_phase else ""
 
 
-async def require_publication(leadership: Leadership) -> str:
-    """The publication's name. Raises `PublicationMissing` if it would not bring the jobs."""
-    name = publication_name(leadership.schema)
-    rows = await leadership.rows(
-        "find_publication",
-        {"publication": name, "schema": leadership.schema},
-        doing="check the publication",
-    )
-    quoted = commands.quote_identifier(name)
+class Gap(Struct, frozen=True):
+    """Why a new slot has to be made."""
+
+    reason: str
+    lost: bool
+    """There was one that served, and it is gone or has a gap."""
+
+
+async def look_up(leadership: Leadership, name: str) -> Slot | None:
+    """The slot of that name. Raises `SlotForeign` if it is not one of ours."""
+    rows = await leadership.rows("find_slot", {"slot": name}, doing="look at the slot")
     if not rows:
-        table = f"{commands.quote_identifier(leadership.schema)}.immediate"
-        raise PublicationMissing(
-            f"publication {name} does not exist",
-            hint=f"create publication {quoted} for table {table} "
-            "with (publish = 'insert', publish_via_partition_root = true);",
+        return None
+
+    view, reader, address, since = rows[0]
+    slot = as_slot(view, reader=reader, address=address, since=since)
+    if what := slot.foreign(leadership.database):
+        raise SlotForeign(
+            f"slot {name} exists, but it is {what}",
+            hint=f"Drop it if nobody needs it: select pg_drop_replication_slot('{name}');",
         )
 
-    inserts, via_root, has_table = rows[0]
-    if not (inserts and via_root and has_table):
-        raise PublicationMissing(
-            f"publication {name} does not publish the inserts of {leadership.schema}.immediate "
-            "via its root",
-            hint=f"alter publication {quoted} "
-            "set (publish = 'insert', publish_via_partition_root = true);",
-        )
-
-    return name
+    return slot
 
 
-async def find_start(
-    stream: ReplicationStream,
+def as_slot(
+    view: dict[str, Any],
+    *,
+    reader: str | None,
+    address: str | None = None,
+    since: str | None = None,
+) -> Slot:
+    """A slot from the server's view of it, and from what it says of the reader."""
+    details = "".join(
+        f", {word} {value}" for word, value in (("from", address), ("since", since)) if value
+    )
+    return msgspec.convert({**view, "reader": reader or "", "reader_since": details}, Slot)
+
+
+def find_gap(
     leadership: Leadership,
     checkpoint: Checkpoint | None,
     slot: str,
+    found: Slot | None,
     *,
     reported: LSN,
-    may_create: bool = True,
-) -> Start:
-    """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile.
-
-    ``reported`` is the highest position that this process has told the server.
-    Raises `SlotMissing` if a new slot is needed and not wanted.
-    """
-    publication = await require_publication(leadership)
-    ((system_id, timeline, *_),) = await stream.query(
-        commands.identify_system(), doing="identify the system"
-    )
-    system = System(str(system_id), int(timeline or 0))
-    reason = await _why_not(leadership, checkpoint, slot, reported)
-    if reason and not may_create:
-        raise SlotMissing(f"slot {slot} is of no use: {reason}")
-
-    if reason:
-        return await _create(stream, leadership, checkpoint, slot, publication, system, reason)
-
-    assert checkpoint is not None
-    same_history = checkpoint.system == system
-    position = checkpoint.flushed if same_history else LSN(0)
-    if position > leadership.flushed:
-        # Beyond the end of the log the server would swallow jobs without a word.
-        position = LSN(0)
-
-    return Start(
-        slot=slot,
-        publication=publication,
-        system=system,
-        snapshot=checkpoint.snapshot,
-        lsn=checkpoint.lsn if same_history else LSN(0),
-        position=position,
-        reconcile=checkpoint.reconcile,
-        replayed=checkpoint.snapshot if position else NOTHING_SEEN,
-    )
-
-
-async def _why_not(
-    leadership: Leadership, checkpoint: Checkpoint | None, slot: str, reported: LSN
-) -> str:
-    """Why the slot does not continue the checkpoint; empty if it does."""
-    rows = await leadership.rows("find_slot", {"slot": slot}, doing="look at the slot")
-    if rows:
-        kind, plugin, database, active_pid, wal_status, confirmed, restart, holder = rows[0]
-        if kind != "logical" or plugin != "pgoutput" or database != leadership.database:
-            raise SlotForeign(
-                f"slot {slot} exists, but it is a {kind} slot of "
-                f"{plugin or 'no plugin'} in database {database}",
-                hint=f"Drop it if nobody needs it: select pg_drop_replication_slot('{slot}');",
-            )
-
-        if active_pid is not None:
-            raise SlotInUse(f"slot {slot} is read by {holder or 'process'} (pid {active_pid})")
-
+) -> Gap | None:
+    """Why the slot does not continue the checkpoint; None if it does."""
     if checkpoint is None:
-        return "first start"
+        return Gap("first start", lost=False)
 
-    if not rows:
-        return "the slot is missing"
-
-    if wal_status == "lost":
-        return "the slot was invalidated: its log was removed"
+    if leadership.slot is None:
+        # Dropped by our command, or never finished.
+        return Gap("there was no slot", lost=False)
 
     if leadership.slot != slot:
-        return "the slot does not continue the checkpoint"
+        return Gap(f"slot {leadership.slot} of another database served before", lost=False)
 
-    if _is_another(leadership, checkpoint, LSN.parse(confirmed), LSN.parse(restart), reported):
-        return "the slot begins after what was settled: somebody made it anew"
+    if found is None:
+        return Gap("the slot is missing", lost=True)
 
-    return ""
+    if found.invalid:
+        return Gap(f"the slot was invalidated: {found.invalid}", lost=True)
+
+    if _is_another(leadership, checkpoint, found, reported):
+        return Gap(
+            "the slot begins after what was settled: somebody advanced it or made it anew",
+            lost=True,
+        )
+
+    return None
 
 
-def _is_another(
-    leadership: Leadership, checkpoint: Checkpoint, confirmed: LSN, restart: LSN, reported: LSN
-) -> bool:
+def _is_another(leadership: Leadership, checkpoint: Checkpoint, found: Slot, reported: LSN) -> bool:
     """Whether the slot is not the one we left: one made later by the same name has a gap."""
+    confirmed = LSN.parse(found.confirmed_flush_lsn or "0/0")
     plan = checkpoint.reconcile
     settled = checkpoint.flushed if plan is None else plan.position
     match leadership.before:
@@ -158,57 +164,4 @@ def _is_another(
         case _:
             # Nobody knows what a process that died had reported after it last saved. But
             # what a slot needs lies before that, unless the slot was made later.
-            return restart > settled
-
-
-async def _create(
-    stream: ReplicationStream,
-    leadership: Leadership,
-    checkpoint: Checkpoint | None,
-    slot: str,
-    publication: str,
-    system: System,
-    reason: str,
-) -> Start:
-    # From here until the plan is saved a crash leaves a slot that continues nothing;
-    # it is dropped and made again.
-    await leadership.fenced("forget_slot", {}, doing="prepare a new slot")
-    if await leadership.rows("find_slot", {"slot": slot}, doing="look at the slot"):
-        await stream.query(commands.drop_replication_slot(slot), doing=f"drop slot {slot}")
-
-    ((_, point, exported, _),) = await stream.query(
-        commands.create_replication_slot(
-            slot, server_version=stream.server_version, snapshot="export"
-        ),
-        doing=f"create slot {slot}",
-    )
-    # What the exported snapshot sees was committed before the slot's position, and
-    # everything else comes through the slot. Rows are never changed, so the text of
-    # the snapshot is enough to tell them apart later.
-    (target,) = await leadership.session.in_snapshot(
-        str(exported), "select pg_current_snapshot()::text", doing="read the slot's snapshot"
-    )
-    position = LSN.parse(str(point))
-    await leadership.fenced(
-        "plan_reconcile",
-        {
-            "slot": slot,
-            "system_id": system.system_id,
-            "timeline": system.timeline,
-            "target": target,
-            "target_lsn": str(position),
-        },
-        doing="plan to reconcile",
-    )
-    since = NOTHING_SEEN if checkpoint is None else checkpoint.snapshot
-    return Start(
-        slot=slot,
-        publication=publication,
-        system=system,
-        snapshot=since,
-        lsn=LSN(0),
-        position=position,
-        reconcile=Reconcile(since=since, target=target, position=position),
-        replayed=since,
-        created=reason,
-    )
+            return LSN.parse(found.restart_lsn or "0/0") > settled

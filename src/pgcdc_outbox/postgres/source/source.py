@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.switching import Switching
-from pgcdc_outbox.errors import CheckpointForeign, OutboxError, SlotInUse
+from pgcdc_outbox.errors import OutboxError, PublicationChanged, SlotInUse
 from pgcdc_outbox.events import LogUnavailable
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -20,6 +20,8 @@ from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.lock import Lock
 from pgcdc_outbox.postgres.source.logical import open_log
 from pgcdc_outbox.postgres.source.memory import Memory
+from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
+from pgcdc_outbox.postgres.source.start import require_same_cluster
 from pgcdc_outbox.postgres.source.table_feed import TableFeed
 
 Mode = Literal["logical", "polling", "auto"]
@@ -32,6 +34,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     checkpoint_interval: float
     poll_interval: float
     max_retained_wal: int
+    slot_policy: SlotPolicy
 
 
 class PostgresSource:
@@ -61,6 +64,7 @@ class PostgresSource:
         self._waiting: _Connections | None = None
         self._memory = Memory()
         self._switching = Switching()
+        self._lost = ""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LogicalFeed | TableFeed]:
@@ -68,9 +72,13 @@ class PostgresSource:
         connections, self._waiting = self._waiting or self._connect(), None
         try:
             leadership = await self._lead(connections)
-            feed = await self._choose(leadership)
+            feed = await self._opened(leadership)
             try:
                 yield feed
+            except PublicationChanged as error:
+                # Whatever the next hold finds: this slot has left jobs out.
+                self._lost = str(error)
+                raise
             finally:
                 self._memory = feed.memory()
                 feed.close()
@@ -106,9 +114,20 @@ class PostgresSource:
             self._waiting = connections
             raise
 
+    async def _opened(self, leadership: Leadership) -> LogicalFeed | TableFeed:
+        try:
+            return await self._choose(leadership)
+        except OutboxError:
+            if leadership.before == "released":
+                # As it was found: the next start knows where the slot has to be.
+                with suppress(OutboxError):
+                    await leadership.fenced("hand_back", {"forgive": False}, doing="let go again")
+
+            raise
+
     async def _choose(self, leadership: Leadership) -> LogicalFeed | TableFeed:
         checkpoint = await load(leadership)
-        _require_same_cluster(leadership, checkpoint)
+        require_same_cluster(leadership, checkpoint)
         # What this process remembers of another history is worth nothing in this one.
         self._memory = self._memory.of(leadership.system)
         if self._reading.mode == "polling":
@@ -127,7 +146,7 @@ class PostgresSource:
         self, leadership: Leadership, checkpoint: Checkpoint | None
     ) -> LogicalFeed | TableFeed:
         """Poll, after the slot that was read so far is read to its end."""
-        if leadership.slot is None or checkpoint is None:
+        if leadership.slot is None or checkpoint is None or self._lost:
             return await self._polling(leadership, checkpoint)
 
         if checkpoint.reconcile is not None:
@@ -177,10 +196,13 @@ class PostgresSource:
             checkpoint,
             memory=self._memory,
             checkpoint_interval=self._reading.checkpoint_interval,
+            policy=self._reading.slot_policy,
+            lost=self._lost,
             notice=self._notice,
             leave_at=leave_at,
             max_retained=max_retained,
         )
+        self._lost = ""
         await leadership.note_mode("logical")
         if feed is not None:
             return feed
@@ -200,6 +222,7 @@ class PostgresSource:
         await leadership.note_mode("polling")
         if leadership.slot is not None:
             await leadership.fenced("forget_slot", {}, doing="leave the slot")
+            self._lost = ""
 
         return self._table(
             leadership,
@@ -242,16 +265,6 @@ class _Connections:
         """Close both."""
         self.control.close()
         self._holding.close()
-
-
-def _require_same_cluster(leadership: Leadership, checkpoint: Checkpoint | None) -> None:
-    if checkpoint is not None and checkpoint.system.system_id != leadership.system.system_id:
-        raise CheckpointForeign(
-            f"the checkpoint of consumer {leadership.consumer} was saved in cluster "
-            f"{checkpoint.system.system_id}, this is {leadership.system.system_id}",
-            hint="After pg_upgrade: set system_id in the checkpoint to the new one. After a dump "
-            "and restore: delete the checkpoint; every job still in the table comes again.",
-        )
 
 
 def _nothing_read(leadership: Leadership) -> Checkpoint:

@@ -60,7 +60,16 @@ returning 1;
 -- the checkpoint's snapshot, is to be read from the table.
 with fence as materialized (
     update :"schema".consumer
-    set slot = %(slot)s
+    set slot = %(slot)s,
+        slots_lost = case
+            when %(lost)s::boolean then array(
+                select lost
+                from unnest(slots_lost || clock_timestamp()) as lost
+                order by lost desc
+                limit %(keep)s
+            )
+            else slots_lost
+        end
     where name = %(consumer)s and epoch = %(epoch)s
     returning name
 ), planned as (

@@ -80,29 +80,11 @@ select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_ve
 from pg_database as d
 where d.datname = current_database();
 
--- name: find_slot
-select s.slot_type, s.plugin, s.database, s.active_pid, s.wal_status,
-       s.confirmed_flush_lsn::text, s.restart_lsn::text, a.application_name
-from pg_replication_slots as s
-left join pg_stat_activity as a on a.pid = s.active_pid
-where s.slot_name = %(slot)s;
-
 -- name: confirmed
 -- How far the server knows that we are; nothing if the slot is gone.
 select confirmed_flush_lsn::text
 from pg_replication_slots
 where slot_name = %(slot)s and confirmed_flush_lsn is not null;
-
--- name: find_publication
-select p.pubinsert, p.pubviaroot, exists (
-    select
-    from pg_publication_rel as r
-    join pg_class as c on c.oid = r.prrelid
-    join pg_namespace as n on n.oid = c.relnamespace
-    where r.prpubid = p.oid and n.nspname = %(schema)s and c.relname = 'immediate'
-) or p.puballtables
-from pg_publication as p
-where p.pubname = %(publication)s;
 
 -- name: load_traces
 -- Attempts recorded since the checkpoint: the log may bring their jobs again.
@@ -132,10 +114,5 @@ where r.rolname = current_user;
 -- name: retained
 -- What the server keeps for a slot, in bytes of log; null for one that is lost.
 select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
-from pg_replication_slots
-where slot_name = %(slot)s;
-
--- name: drop_slot
-select pg_drop_replication_slot(slot_name)
 from pg_replication_slots
 where slot_name = %(slot)s;
