@@ -20,6 +20,7 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
+from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
@@ -32,6 +33,8 @@ _PROMOTE_LIMIT = 1000
 # Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
 _PREFETCH = 2000
 _UPKEEP_SECONDS = 3600.0
+# Oftener than that, a chore that has nothing to do keeps a processor and the server busy.
+_LEAST_INTERVAL = 0.01
 
 
 class Consumer:
@@ -43,7 +46,8 @@ class Consumer:
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
-    Times are seconds or timedeltas:
+    Without ``conninfo`` (None) the environment tells: ``PGCDC_OUTBOX_DSN``, else
+    libpq's own variables. Times are seconds or timedeltas:
 
     - ``batch_size``, ``batch_bytes``: what one call of the handler gets at most
       (a single larger job goes alone);
@@ -55,8 +59,12 @@ class Consumer:
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
     - ``drain_timeout``: how long running handlers may take after a stop;
-    - ``promote_interval``: how often due jobs are looked for;
-    - ``checkpoint_interval``: how often the durable position is saved;
+    - ``shutdown_grace``: how long running handlers may take when the server shuts
+      down, before its connections are closed so that it can stop;
+    - ``wal_sender_timeout``: after how long the server gives up a reader that is
+      silent; None leaves it to the server's own setting;
+    - ``promote_interval``: how often due jobs are looked for; at least 10 ms;
+    - ``checkpoint_interval``: how often the durable position is saved; at least 10 ms;
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
@@ -66,7 +74,7 @@ class Consumer:
 
     def __init__(
         self,
-        conninfo: str,
+        conninfo: str | None,
         handler: UserHandler,
         *,
         name: str = "default",
@@ -80,6 +88,8 @@ class Consumer:
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
         drain_timeout: timedelta | float = 30.0,
+        shutdown_grace: timedelta | float = 5.0,
+        wal_sender_timeout: timedelta | float | None = None,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 1.0,
         maintenance: Maintenance | bool = True,
@@ -97,7 +107,7 @@ class Consumer:
 
         self.name = _named("name", name)
         self.schema = _named("schema", schema)
-        self._conninfo = conninfo
+        self._conninfo = conninfo = of_environment() if conninfo is None else conninfo
         self._notice = Notice([LogObserver()] if observers is None else observers)
         self._limits = Limits(
             batch_size=_at_least("batch_size", batch_size, 1),
@@ -114,8 +124,10 @@ class Consumer:
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
-        self._promote_interval = _seconds("promote_interval", promote_interval)
-        self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        self._shutdown_grace = _seconds("shutdown_grace", shutdown_grace)
+        self._wal_sender_timeout = _wal_sender_timeout(wal_sender_timeout)
+        self._promote_interval = _interval("promote_interval", promote_interval)
+        self._checkpoint_interval = _interval("checkpoint_interval", checkpoint_interval)
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
@@ -169,6 +181,9 @@ class Consumer:
             schema=self.schema,
             instance=instance,
             checkpoint_interval=self._checkpoint_interval,
+            wal_sender_timeout=self._wal_sender_timeout,
+            shutdown_grace=self._shutdown_grace,
+            let_go=writing.rest,
             notice=self._notice,
         )
         attempt = Attempt(
@@ -236,3 +251,21 @@ def _seconds(field: str, value: timedelta | float) -> float:
         raise SettingsError(f"{field}: {value!r} must be finite and not negative")
 
     return float(seconds)
+
+
+def _interval(field: str, value: timedelta | float) -> float:
+    return max(_seconds(field, value), _LEAST_INTERVAL)
+
+
+def _wal_sender_timeout(value: timedelta | float | None) -> float | None:
+    if value is None:
+        return None
+
+    seconds = _seconds("wal_sender_timeout", value)
+    if not 1 <= seconds <= 86400:
+        raise SettingsError(
+            f"wal_sender_timeout: {value!r} is not from a second to a day",
+            hint="Some seconds find a dead reader soon; None leaves it to the server.",
+        )
+
+    return seconds

@@ -18,10 +18,11 @@ from pgcdc_outbox.events import (
     Maintained,
     OutcomesRecorded,
     Reported,
+    ServerDraining,
 )
 
 _QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
-_LOUD = (ChoreFailed, Disconnected, JobDead)
+_LOUD = (ChoreFailed, Disconnected, JobDead, ServerDraining)
 _ALARMING = (HandlersAbandoned, LoopStalled)
 
 

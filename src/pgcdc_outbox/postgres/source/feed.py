@@ -1,7 +1,8 @@
 """One hold of a consumer through its slot."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 import anyio
@@ -12,9 +13,18 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.feedback import report_interval
 from pgcdc_outbox.core.progress import Progress
-from pgcdc_outbox.errors import PublicationMissing, SourceUnavailable
-from pgcdc_outbox.events import CheckpointSaved, Streaming
+from pgcdc_outbox.core.shutdown import Burst
+from pgcdc_outbox.core.silence import patience
+from pgcdc_outbox.errors import (
+    OutboxError,
+    PublicationMissing,
+    ServerStopping,
+    SlotInvalidated,
+    SourceUnavailable,
+)
+from pgcdc_outbox.events import CheckpointSaved, ServerDraining, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
@@ -23,9 +33,13 @@ from pgcdc_outbox.postgres.source.reconcile import Reconciliation
 from pgcdc_outbox.postgres.source.reporter import Reporter
 from pgcdc_outbox.postgres.source.slots import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.watch import Watch
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
+
+# What each step of leaving a server that shuts down may take.
+_LEAVE_SECONDS = 2.0
 
 
 class LogicalFeed:
@@ -44,8 +58,11 @@ class LogicalFeed:
         *,
         resume: LSN,
         known: Mapping[int, int],
-        interval: float,
+        timeout: float,
         checkpoint_interval: float,
+        shutdown_grace: float,
+        watch: Watch,
+        let_go: Callable[[], Awaitable[None]],
         notice: Notice,
     ) -> None:
         self.epoch = leadership.epoch
@@ -55,6 +72,11 @@ class LogicalFeed:
         self._notice = notice
         self._consumer = leadership.consumer
         self._checkpoint_interval = checkpoint_interval
+        self._shutdown_grace = shutdown_grace
+        self._watch = watch
+        self._let_go = let_go
+        self._settled = 0
+        self._settled_one = anyio.Event()
         # What this process settled after the last save; of no use for another slot,
         # and never beyond what the server still has after a crash of its own.
         position = start.position
@@ -65,7 +87,8 @@ class LogicalFeed:
         self._reporter = Reporter(
             stream,
             lambda: self._progress,
-            interval=interval,
+            interval=report_interval(timeout),
+            patience=patience(timeout),
             consumer=self._consumer,
             notice=notice,
         )
@@ -91,6 +114,8 @@ class LogicalFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
+        self._settled += 1
+        self._settled_one.set()
         self._checkpointer.settle()
         if self._reconciliation is not None:
             self._reconciliation.settle(batch)
@@ -124,21 +149,28 @@ class LogicalFeed:
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
         try:
-            await self._run(intake)
+            await together(lambda: self._deliver(intake), lambda: self._drain(intake))
+        except ServerStopping:
+            await self._leave()
+            raise
         except Exception:
             # Nobody reads or reports any more: a server that shuts down must not wait for it.
             self._stream.close()
             raise
 
-    async def _run(self, intake: Intake) -> None:
+    async def _deliver(self, intake: Intake) -> None:
         if self._start.reconcile is not None and not await self._reconcile(intake):
             await anyio.sleep_forever()
 
-        await self._stream.start(
-            self._start.slot,
-            publication=self._start.publication,
-            position=self._progress.flushed,
-        )
+        try:
+            await self._stream.start(
+                self._start.slot,
+                publication=self._start.publication,
+                position=self._progress.flushed,
+            )
+        except SlotInvalidated as error:
+            await self._give_up_slot(error)
+
         self._streaming = True
         decoding = Decoding(
             intake,
@@ -161,6 +193,11 @@ class LogicalFeed:
         come again: a stop may fall into the middle of a transaction. The wait
         comes last, because a server that is busy sending may make it long.
         """
+        await self._save()
+        if self._streaming:
+            await self._report_last()
+
+    async def _save(self) -> None:
         if self._reconciliation is not None:
             await self._reconciliation.save()
 
@@ -175,11 +212,46 @@ class LogicalFeed:
             await self._checkpointer.save(self._progress.flushed)
 
         await self._leadership.release()
-        if not self._streaming:
-            return
 
+    async def _report_last(self) -> None:
         await self._reporter.report()
         await self._stream.end()
+
+    async def _drain(self, intake: Intake) -> None:
+        """Once the server shuts down, give running calls their grace, then raise."""
+        await self._watch.wait()
+        self._notice(
+            ServerDraining(
+                consumer=self._consumer,
+                sign=self._watch.sign,
+                grace_seconds=self._shutdown_grace,
+            )
+        )
+        intake.pause()
+        with anyio.move_on_after(self._shutdown_grace):
+            while self._settled < intake.handed_out:
+                self._settled_one = anyio.Event()
+                await self._settled_one.wait()
+
+        raise ServerStopping("the server is shutting down")
+
+    async def _leave(self) -> None:
+        """Close every connection, so that the server can stop; save and report what is possible."""
+        try:
+            with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
+                await self._save()
+
+            if self._streaming:
+                with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
+                    await self._report_last()
+        finally:
+            self._stream.close()
+
+        with anyio.move_on_after(_LEAVE_SECONDS):
+            await self._leadership.session.rest()
+
+        with anyio.move_on_after(_LEAVE_SECONDS):
+            await self._let_go()
 
     async def _reconcile(self, intake: Intake) -> bool:
         plan = self._start.reconcile
@@ -216,21 +288,31 @@ class LogicalFeed:
         return traces
 
     async def _read(self, decoding: Decoding, intake: Intake) -> None:
-        while not intake.closed:
+        burst = Burst()
+        while not intake.closed and not self._watch.sign:
             decoding.now = time.monotonic()
             before = self._progress.flushed
             try:
                 count = self._take_in(decoding)
-            except PublicationMissing as error:
+            except (PublicationMissing, SlotInvalidated) as error:
                 await self._give_up_slot(error)
 
             if self._progress.flushed != before:
                 self._moved()
 
+            if count:
+                self._reporter.heard(decoding.now)
+
             if decoding.asked:
-                decoding.asked = False
                 self._reporter.asked()
 
+            if decoding.asked and count == 1:
+                if burst.asked(self._progress.received, decoding.now):
+                    self._watch.tell("it asks for nothing but our position")
+            elif count:
+                burst.data()
+
+            decoding.asked = False
             intake.release(idle=not count)
             if intake.full:
                 await intake.room()
@@ -239,7 +321,8 @@ class LogicalFeed:
             else:
                 await self._stream.readable()
 
-        # Closed: read no more, but let the reports go on until the workers are done.
+        # Closed, or the server shuts down and would ask on and on: read no more, but let
+        # the reports go on until the workers are done.
         await anyio.sleep_forever()
 
     def _take_in(self, decoding: Decoding) -> int:
@@ -251,8 +334,8 @@ class LogicalFeed:
 
         return count
 
-    async def _give_up_slot(self, error: PublicationMissing) -> NoReturn:
-        """Rows were decoded without the publication: this slot will not bring them.
+    async def _give_up_slot(self, error: PublicationMissing | SlotInvalidated) -> NoReturn:
+        """Rows were decoded without the publication, or the log is gone: it will not bring them.
 
         The next hold makes a new one, and the table has what was skipped.
         """
@@ -267,7 +350,13 @@ class LogicalFeed:
 
     async def _keep_checkpoint(self) -> None:
         while True:
-            if await self._checkpointer.step(self._progress.flushed):
+            try:
+                saved = await self._checkpointer.step(self._progress.flushed)
+            except SourceUnavailable as error:
+                await self._watch.judge(error)
+                await anyio.sleep_forever()
+
+            if saved:
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)
                 )

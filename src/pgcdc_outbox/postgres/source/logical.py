@@ -1,11 +1,10 @@
 """The source that reads the write-ahead log."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.core.feedback import report_interval
-from pgcdc_outbox.errors import SlotInUse, SourceUnavailable
+from pgcdc_outbox.errors import AccessRefused, SlotInUse, SourceUnavailable
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -15,6 +14,7 @@ from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.slots import find_start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.watch import Watch
 
 
 class LogicalSource:
@@ -28,6 +28,9 @@ class LogicalSource:
         schema: str,
         instance: str,
         checkpoint_interval: float,
+        wal_sender_timeout: float | None,
+        shutdown_grace: float,
+        let_go: Callable[[], Awaitable[None]],
         notice: Notice,
     ) -> None:
         self._conninfo = conninfo
@@ -35,7 +38,12 @@ class LogicalSource:
         self._schema = schema
         self._instance = instance
         self._checkpoint_interval = checkpoint_interval
+        self._wal_sender_timeout = wal_sender_timeout
+        self._shutdown_grace = shutdown_grace
+        # Closes what else keeps a server that shuts down waiting.
+        self._let_go = let_go
         self._notice = notice
+        self._watch: Watch | None = None
         self._waiting: Session | None = None
         self._system: System | None = None
         self._resume = LSN(0)
@@ -45,11 +53,12 @@ class LogicalSource:
     async def open(self) -> AsyncIterator[LogicalFeed]:
         """Lock, find or make the slot, and be ready to stream. Raises `OutboxError`."""
         control, self._waiting = self._waiting or self._connection(), None
+        watch = self._watch = self._watch or Watch(self._conninfo, control)
         stream: ReplicationStream | None = None
         try:
-            leadership = await self._lead(control)
+            leadership = await self._lead(control, watch)
             stream = await self._stream(leadership)
-            feed = await self._feed(stream, leadership)
+            feed = await self._feed(stream, leadership, watch)
             try:
                 yield feed
             finally:
@@ -60,6 +69,7 @@ class LogicalSource:
                 stream.close()
 
             if control is not self._waiting:
+                self._watch = None
                 control.close()
 
     def close(self) -> None:
@@ -68,7 +78,7 @@ class LogicalSource:
             self._waiting.close()
             self._waiting = None
 
-    async def _lead(self, control: Session) -> Leadership:
+    async def _lead(self, control: Session, watch: Watch) -> Leadership:
         try:
             return await lead(
                 control,
@@ -78,15 +88,18 @@ class LogicalSource:
                 mode="logical",
             )
         except SlotInUse:
+            await watch.look()
             # It will be asked again in a moment: no new connection for each time.
             self._waiting = control
             raise
 
     async def _stream(self, leadership: Leadership) -> ReplicationStream:
         try:
-            return await ReplicationStream.open(self._conninfo, name=self._instance)
-        except SourceUnavailable as error:
-            # A role that may not replicate is refused without an SQLSTATE.
+            return await ReplicationStream.open(
+                self._conninfo, name=self._instance, timeout=self._wal_sender_timeout
+            )
+        except (AccessRefused, SourceUnavailable) as error:
+            # The driver does not say why: it may be a role that may not replicate.
             if refusal := await leadership.why_no_replication():
                 raise refusal from error
 
@@ -95,7 +108,9 @@ class LogicalSource:
     def _connection(self) -> Session:
         return Session(self._conninfo, name=self._instance, reconnects=False)
 
-    async def _feed(self, stream: ReplicationStream, leadership: Leadership) -> LogicalFeed:
+    async def _feed(
+        self, stream: ReplicationStream, leadership: Leadership, watch: Watch
+    ) -> LogicalFeed:
         slot = slot_name(self._schema, self._consumer, leadership.database_oid)
         start = await find_start(
             stream, leadership, await load(leadership), slot, reported=self._resume
@@ -125,7 +140,10 @@ class LogicalSource:
             start,
             resume=self._resume,
             known=self._known,
-            interval=report_interval(int(timeout or 0) / 1000),
+            timeout=int(timeout or 0) / 1000,
             checkpoint_interval=self._checkpoint_interval,
+            shutdown_grace=self._shutdown_grace,
+            watch=watch,
+            let_go=self._let_go,
             notice=self._notice,
         )

@@ -16,6 +16,9 @@ from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
 
+# What a look at a table of any size may take.
+_LONG_SECONDS = 3600.0
+
 # A page is held in memory: so many rows, or about so many bytes of payload.
 _PAGE = 1000
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -126,7 +129,10 @@ class Reconciliation:
     async def _count(self) -> int:
         xid, id_ = self._plan.cursor
         rows = await self._leadership.rows(
-            "count_unsettled", {**self._span(), "xid": xid, "id": id_}, doing="count the jobs"
+            "count_unsettled",
+            {**self._span(), "xid": xid, "id": id_},
+            doing="count the jobs",
+            within=_LONG_SECONDS,
         )
         return int(rows[0][0])
 
@@ -136,6 +142,7 @@ class Reconciliation:
             "read_unsettled",
             {**self._span(), "xid": xid, "id": id_, "limit": _PAGE, "bytes": _PAGE_BYTES},
             doing="re-read the table",
+            within=_LONG_SECONDS,
         )
 
     def _span(self) -> dict[str, object]:

@@ -1,0 +1,115 @@
+"""Why a server did not let us in.
+
+The driver knows no SQLSTATE of a connection that could not be made, and the text is in
+the server's language. So this asks again: libpq's ping tells whether the server takes
+connections at all, and from version 18 on its trace shows the server's answer. All of
+it blocks.
+"""
+
+import os
+import re
+import select
+import sys
+import time
+
+import psycopg
+from psycopg import pq
+
+from pgcdc_outbox.errors import AccessRefused, OutboxError, SourceUnavailable
+from pgcdc_outbox.postgres.sqlstate import is_transient, unavailable
+
+_SECONDS = 10.0
+_PING_OK = 0
+_PING_REJECT = 1
+
+# The state comes before the message, so no text can pretend to be one.
+_ANSWER = re.compile(rb'ErrorResponse\t S "[^"]*" V "[^"]*" C "([0-9A-Z]{5})"')
+
+
+def explain(error: psycopg.OperationalError, text: str, conninfo: str) -> OutboxError:
+    """The error of ours for a connection that could not be made; ``text`` is what was said.
+
+    `AccessRefused` if the server runs and will not have us as long as nobody mends
+    it, else `SourceUnavailable`: it does not answer, is starting, stopping or full.
+    """
+    if isinstance(error, psycopg.errors.ConnectionTimeout) or error.pgconn is None:
+        # Nobody there, or no such host: it would only cost the same time again.
+        return SourceUnavailable(text)
+
+    if _ping(conninfo) != _PING_OK:
+        return SourceUnavailable(text)
+
+    refused, state = _ask(conninfo)
+    if not refused:
+        return SourceUnavailable(text)
+
+    if state is not None and is_transient(state):
+        return unavailable(state, text)
+
+    return AccessRefused(text, hint=_hint(state))
+
+
+def is_stopping(conninfo: str) -> bool:
+    """Whether a server that we are connected to takes no new connections: it shuts down."""
+    return _ping(conninfo) == _PING_REJECT
+
+
+def _ping(conninfo: str) -> int:
+    return pq.PGconn.ping(conninfo.encode())
+
+
+def _hint(state: str | None) -> str | None:
+    match state:
+        case "28P01":
+            return "Check user and password; the role may not exist."
+        case "28000":
+            return "Check that the role exists and may log in, and pg_hba.conf."
+        case "3D000":
+            return "Create the database, or correct its name."
+        case "42501":
+            return "grant connect on database; a consumer's role needs REPLICATION, too."
+        case _:
+            return None
+
+
+def _ask(conninfo: str) -> tuple[bool, str | None]:
+    """Connect once more: whether that was refused, and with which SQLSTATE, if it can be told."""
+    file = os.memfd_create("trace") if _can_trace() else None
+    connection = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        if file is not None:
+            connection.trace(file)
+
+        refused = not _connects(connection)
+        if file is None:
+            return refused, None
+
+        connection.untrace()
+        states = _ANSWER.findall(os.pread(file, os.fstat(file).st_size, 0))
+        return refused, states[-1].decode() if states else None
+    finally:
+        connection.finish()
+        if file is not None:
+            os.close(file)
+
+
+def _can_trace() -> bool:
+    # Before version 18 libpq did not trace how a connection is made.
+    return sys.platform == "linux" and pq.version() >= 180000
+
+
+def _connects(connection: pq.abc.PGconn) -> bool:
+    deadline = time.monotonic() + _SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        match connection.connect_poll():
+            case pq.PollingStatus.OK:
+                return True
+            case pq.PollingStatus.READING:
+                select.select([connection.socket], [], [], left)
+            case pq.PollingStatus.WRITING:
+                select.select([], [connection.socket], [], left)
+            case _:
+                return False
+
+    # No answer is not a refusal.
+    return True
