@@ -1,9 +1,10 @@
 """Why a server did not let us in.
 
 The driver knows no SQLSTATE of a connection that could not be made, and the text is in
-the server's language. So this asks again: libpq's ping tells whether the server takes
-connections at all, and from version 18 on its trace shows the server's answer. All of
-it blocks.
+the server's language. So this asks again: once whether the server takes connections at
+all, and then as ourselves. From version 18 on libpq's trace shows what is answered; with
+an older one whoever was refused twice by a server that takes connections is refused.
+All of it blocks, though not the other threads.
 """
 
 import os
@@ -11,16 +12,17 @@ import re
 import select
 import sys
 import time
+from typing import Any
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgcdc_outbox.errors import AccessRefused, OutboxError, SourceUnavailable
+from pgcdc_outbox.postgres.hail import Door
 from pgcdc_outbox.postgres.sqlstate import is_transient, unavailable
 
 _SECONDS = 10.0
-_PING_OK = 0
-_PING_REJECT = 1
 
 # The state comes before the message, so no text can pretend to be one.
 _ANSWER = re.compile(rb'ErrorResponse\t S "[^"]*" V "[^"]*" C "([0-9A-Z]{5})"')
@@ -32,33 +34,42 @@ def explain(error: psycopg.OperationalError, text: str, conninfo: str) -> Outbox
     `AccessRefused` if the server runs and will not have us as long as nobody mends
     it, else `SourceUnavailable`: it does not answer, is starting, stopping or full.
     """
-    if isinstance(error, psycopg.errors.ConnectionTimeout) or error.pgconn is None:
+    tried = error.pgconn
+    if tried is None or isinstance(error, psycopg.errors.ConnectionTimeout):
         # Nobody there, or no such host: it would only cost the same time again.
         return SourceUnavailable(text)
 
-    if _ping(conninfo) != _PING_OK:
-        return SourceUnavailable(text)
+    # The very server that refused, without looking up its name again.
+    host, address, port = (_text(part) for part in (tried.host, tried.hostaddr, tried.port))
+    given: dict[str, Any] = conninfo_to_dict(conninfo)
+    mode = str(given.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer")
+    door = Door(
+        host=host if host.startswith(("/", "@")) else address or host,
+        port=int(port or 5432),
+        user=_text(tried.user),
+        database=_text(tried.db),
+        tls=mode not in ("disable", "allow"),
+    )
+    state = door.hail()
+    if state is None or (state and is_transient(state)):
+        return SourceUnavailable(text) if state is None else unavailable(state, text)
 
-    refused, state = _ask(conninfo)
+    given |= {"host": host, "port": port} | ({"hostaddr": address} if address else {})
+    refused, told = _ask(make_conninfo(**given))
     if not refused:
         return SourceUnavailable(text)
 
-    if state is not None and is_transient(state):
-        return unavailable(state, text)
-
-    return AccessRefused(text, hint=_hint(state))
-
-
-def is_stopping(conninfo: str) -> bool:
-    """Whether a server that we are connected to takes no new connections: it shuts down."""
-    return _ping(conninfo) == _PING_REJECT
+    state = told or state
+    return (
+        unavailable(state, text) if is_transient(state) else AccessRefused(text, hint=_hint(state))
+    )
 
 
-def _ping(conninfo: str) -> int:
-    return pq.PGconn.ping(conninfo.encode())
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
 
 
-def _hint(state: str | None) -> str | None:
+def _hint(state: str) -> str | None:
     match state:
         case "28P01":
             return "Check user and password; the role may not exist."

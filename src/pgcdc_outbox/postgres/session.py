@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgcdc_outbox.errors import SourceUnavailable
 from pgcdc_outbox.postgres.conninfo import parse
+from pgcdc_outbox.postgres.hail import Door
 from pgcdc_outbox.postgres.refusal import explain
 from pgcdc_outbox.postgres.sqlstate import first_line, map_error
 
@@ -66,7 +67,8 @@ class Session:
         self._options = options
         self._lock = anyio.Lock()
         self._connection: Connection | None = None
-        self._door: dict[str, Any] = {}
+        self.door: Door | None = None
+        """The very server that we are, or were, connected to."""
 
     @property
     def backend_pid(self) -> int:
@@ -80,10 +82,6 @@ class Session:
             return False
 
         return _has_ended(self._connection)
-
-    def door(self, conninfo: str) -> str:
-        """The conninfo, narrowed to the very server that we are, or were, connected to."""
-        return make_conninfo(conninfo, **self._door) if self._door else ""
 
     async def rows(
         self,
@@ -194,11 +192,14 @@ class Session:
         )
         self._connection = connection
         info = connection.info
-        self._door = {"host": info.host, "port": info.port, "connect_timeout": 2}
-        if info.hostaddr and not info.host.startswith("/"):
-            self._door["hostaddr"] = info.hostaddr
-
-        if not info.host.startswith(("/", "@")):  # not a Unix socket
+        self.door = Door(
+            host=info.host if _is_local(info.host) else info.hostaddr or info.host,
+            port=info.port,
+            user=info.user,
+            database=info.dbname,
+            tls=bool(connection.pgconn.ssl_in_use),
+        )
+        if not _is_local(info.host):
             await self._in_time(lambda: _rows(connection, _WATCHED, None, doing), doing, 10.0)
 
         return connection
@@ -236,6 +237,11 @@ async def _in_snapshot(connection: Connection, snapshot: str, statement: str, do
             return row
     except psycopg.Error as error:
         raise map_error(error, doing=doing) from error
+
+
+def _is_local(host: str) -> bool:
+    """Whether it is the folder of a Unix socket, in the file system or in the abstract."""
+    return host.startswith(("/", "@"))
 
 
 def _has_ended(connection: Connection) -> bool:

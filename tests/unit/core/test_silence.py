@@ -24,23 +24,19 @@ def test_whatever_comes_ends_it() -> None:
     assert silence.is_over(279)
 
 
-@given(st.floats(0.3, 1e4), st.lists(st.floats(0, 1e4), max_size=20))
-def test_who_waits_as_long_as_told_misses_neither_answer(whole: float, pauses: list[float]) -> None:
-    now = 0.0
-    silence = Silence(patience=whole, now=now)
+@given(st.integers(1, 10**4), st.lists(st.integers(0, 10**4), max_size=20))
+def test_who_waits_as_long_as_told_misses_neither_answer(third: int, pauses: list[int]) -> None:
+    now = 0
+    silence = Silence(patience=3 * third, now=now)
     for pause in pauses:
         now += pause
+        answers = silence.is_long(now), silence.is_over(now)
         wait = silence.wait(now)
-        if not silence.is_over(now):
-            assert 0 < wait <= whole
-            before = silence.is_long(now)
-            after = now + wait + whole * 1e-6
-            assert silence.is_long(after) > before or silence.is_over(after)
-        else:
-            assert wait == 0
-
-        if not silence.is_long(now):
-            silence.heard(now)
+        assert wait == int(wait)
+        assert (wait == 0) == silence.is_over(now)
+        if wait:
+            assert (silence.is_long(now + wait - 1), silence.is_over(now + wait - 1)) == answers
+            assert (silence.is_long(now + wait), silence.is_over(now + wait)) != answers
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(60, 90), (2, 3), (0, 90)])

@@ -53,7 +53,7 @@ class LogicalSource:
     async def open(self) -> AsyncIterator[LogicalFeed]:
         """Lock, find or make the slot, and be ready to stream. Raises `OutboxError`."""
         control, self._waiting = self._waiting or self._connection(), None
-        watch = self._watch = self._watch or Watch(self._conninfo, control)
+        watch = self._watch = self._watch or Watch(control)
         stream: ReplicationStream | None = None
         try:
             leadership = await self._lead(control, watch)
@@ -134,13 +134,15 @@ class LogicalSource:
             "select setting from pg_settings where name = 'wal_sender_timeout'",
             doing="ask for wal_sender_timeout",
         )
+        patience = int(timeout or 0) / 1000
+        await watch.lease(patience)
         return LogicalFeed(
             stream,
             leadership,
             start,
             resume=self._resume,
             known=self._known,
-            timeout=int(timeout or 0) / 1000,
+            timeout=patience,
             checkpoint_interval=self._checkpoint_interval,
             shutdown_grace=self._shutdown_grace,
             watch=watch,

@@ -6,7 +6,6 @@ import anyio
 from anyio import to_thread
 
 from pgcdc_outbox.errors import SourceUnavailable
-from pgcdc_outbox.postgres.refusal import is_stopping
 from pgcdc_outbox.postgres.session import Session
 
 # How often the connection that holds the lock is looked at. It costs the server nothing.
@@ -16,18 +15,35 @@ _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 # An answer to so small a question takes no longer, or the connection is dead.
 _ANSWER_SECONDS = 20.0
+_CANNOT_CONNECT_NOW = "57P03"
 
 
 class Watch:
     """Watches one hold through the connection that holds its lock."""
 
-    def __init__(self, conninfo: str, control: Session) -> None:
-        self._conninfo = conninfo
+    def __init__(self, control: Session) -> None:
         self._control = control
+        self._pause = _ASK_SECONDS
+        self._answer = _ANSWER_SECONDS
         self._asked_at = time.monotonic()
         self._told = anyio.Event()
         self.sign = ""
         """How the server was found to shut down; empty while it is not."""
+
+    async def lease(self, timeout: float) -> None:
+        """Let the server end our session when it hears nothing for so many seconds (0: never).
+
+        As it does with our reader. Nobody else can take the lock while it believes in a
+        process that is frozen, or behind a proxy that lost it.
+        """
+        if timeout:
+            self._pause = min(_ASK_SECONDS, timeout / 3)
+            self._answer = min(_ANSWER_SECONDS, timeout * 1.5)
+            await self._control.rows(
+                "select set_config('idle_session_timeout', %(timeout)s, false)",
+                {"timeout": f"{round(timeout * 1000)}ms"},
+                doing="set idle_session_timeout",
+            )
 
     def tell(self, sign: str) -> None:
         """Somebody else has noticed that the server shuts down."""
@@ -39,10 +55,10 @@ class Watch:
         while not self.sign:
             if self._control.lost:
                 await self.judge(SourceUnavailable("the connection that holds the consumer ended"))
-            elif time.monotonic() - self._asked_at >= _ASK_SECONDS:
+            elif time.monotonic() - self._asked_at >= self._pause:
                 await self._ask()
 
-            with anyio.move_on_after(_LOOK_SECONDS):
+            with anyio.move_on_after(min(_LOOK_SECONDS, self._pause)):
                 await self._told.wait()
 
     async def judge(self, error: SourceUnavailable) -> None:
@@ -66,13 +82,14 @@ class Watch:
                 raise SourceUnavailable("the server is shutting down")
 
     async def _ask(self) -> None:
-        await self._control.rows("select 1", doing="look at the server", within=_ANSWER_SECONDS)
+        await self._control.rows("select 1", doing="look at the server", within=self._answer)
         self._asked_at = time.monotonic()
         if await self._is_stopping():
             self.tell("it refuses new connections")
 
     async def _is_stopping(self) -> bool:
-        if not (conninfo := self._control.door(self._conninfo)):
+        if (door := self._control.door) is None:
             return False
 
-        return await to_thread.run_sync(is_stopping, conninfo, abandon_on_cancel=True)
+        state = await to_thread.run_sync(door.hail, abandon_on_cancel=True)
+        return state == _CANNOT_CONNECT_NOW
