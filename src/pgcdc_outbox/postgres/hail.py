@@ -36,24 +36,31 @@ class Door(Struct, frozen=True, kw_only=True):
         be understood.
         """
         try:
-            with closing(self._connect()) as connection:
+            with closing(self._socket()) as plain, closing(self._encrypted(plain)) as connection:
                 connection.sendall(_startup(self.user, self.database))
                 return _read_answer(connection)
         except (OSError, struct.error):
             return None
 
-    def _connect(self) -> socket.socket:
-        if self.host.startswith(("/", "@")):
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(_SECONDS)
-            path = f"{self.host}/.s.PGSQL.{self.port}"
-            connection.connect("\0" + path[1:] if path.startswith("@") else path)
-            return connection
+    def _socket(self) -> socket.socket:
+        if not self.host.startswith(("/", "@")):
+            return socket.create_connection((self.host, self.port), timeout=_SECONDS)
 
-        connection = socket.create_connection((self.host, self.port), timeout=_SECONDS)
-        return self._encrypted(connection) if self.tls else connection
+        path = f"{self.host}/.s.PGSQL.{self.port}"
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(_SECONDS)
+            connection.connect("\0" + path[1:] if path.startswith("@") else path)
+        except OSError:
+            connection.close()
+            raise
+
+        return connection
 
     def _encrypted(self, connection: socket.socket) -> socket.socket:
+        if not self.tls or connection.family == socket.AF_UNIX:
+            return connection
+
         connection.sendall(_TLS_REQUEST)
         if connection.recv(1) != b"S":
             return connection
