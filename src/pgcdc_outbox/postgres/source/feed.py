@@ -103,7 +103,7 @@ class LogicalFeed:
             lsn=start.lsn,
             pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
         )
-        self._streaming = False
+        self._streaming = anyio.Event()
         self._known = known
         self._ahead = Ahead()
 
@@ -149,7 +149,12 @@ class LogicalFeed:
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
         try:
-            await together(lambda: self._deliver(intake), lambda: self._drain(intake))
+            await together(
+                lambda: self._deliver(intake),
+                lambda: self._once_streaming(self._reporter.run),
+                lambda: self._once_streaming(self._keep_checkpoint),
+                lambda: self._drain(intake),
+            )
         except ServerStopping:
             await self._leave()
             raise
@@ -171,7 +176,7 @@ class LogicalFeed:
         except SlotInvalidated as error:
             await self._give_up_slot(error)
 
-        self._streaming = True
+        self._streaming.set()
         decoding = Decoding(
             intake,
             self._progress,
@@ -180,11 +185,11 @@ class LogicalFeed:
             skips_rows=lambda: self._stream.skips_rows,
         )
         self._notice(Streaming(consumer=self._consumer, position=self._progress.flushed))
-        await together(
-            lambda: self._read(decoding, intake),
-            self._reporter.run,
-            self._keep_checkpoint,
-        )
+        await self._read(decoding, intake)
+
+    async def _once_streaming(self, step: Callable[[], Awaitable[None]]) -> None:
+        await self._streaming.wait()
+        await step()
 
     async def finish(self) -> None:
         """Save the last position, report it, and wait until the server has read it.
@@ -194,7 +199,7 @@ class LogicalFeed:
         comes last, because a server that is busy sending may make it long.
         """
         await self._save()
-        if self._streaming:
+        if self._streaming.is_set():
             await self._report_last()
 
     async def _save(self) -> None:
@@ -208,7 +213,7 @@ class LogicalFeed:
                 doing="write down what is settled ahead of the position",
             )
 
-        if self._streaming:
+        if self._streaming.is_set():
             await self._checkpointer.save(self._progress.flushed)
 
         await self._leadership.release()
@@ -241,7 +246,7 @@ class LogicalFeed:
             with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
                 await self._save()
 
-            if self._streaming:
+            if self._streaming.is_set():
                 with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
                     await self._report_last()
         finally:
