@@ -16,10 +16,16 @@ from pgcdc_outbox.errors import (
     AccessRefused,
     OutboxError,
     PermissionMissing,
-    SettingsError,
     SourceUnavailable,
 )
-from pgcdc_outbox.events import Connecting, Disconnected, Reconciled, SlotCreated, Streaming
+from pgcdc_outbox.events import (
+    Connecting,
+    Disconnected,
+    Reconciled,
+    SlotCreated,
+    StandingBy,
+    Streaming,
+)
 from pgcdc_outbox.postgres import refusal
 from pgcdc_outbox.postgres.connection import connect as connect_plainly
 from pgcdc_outbox.postgres.migrate import migrate
@@ -216,17 +222,23 @@ class TestTakingOver:
         session.close()
         assert settings in [("4", "2", "3", "10s"), ("4", "2", "3", "10000")]
 
-    async def test_the_reader_may_be_given_up_sooner_than_the_server_would(
-        self, outbox: Outbox
+    async def test_who_stands_by_takes_over_from_one_that_is_cut_off(
+        self, remote: Any, network: Proxy, outbox: Outbox
     ) -> None:
-        watcher = Watcher()
-        subject = consumer(outbox, Recorder(), observers=[watcher], wal_sender_timeout=7)
-        async with streaming(subject, watcher):
-            # Visible from outside only by what it does: a frozen reader is ended, see below.
-            assert watcher.of(Streaming)
-
-        with pytest.raises(SettingsError, match="wal_sender_timeout"):
-            consumer(outbox, Recorder(), wal_sender_timeout=0)
+        first, second = Watcher(), Watcher()
+        options: dict[str, Any] = {"wal_sender_timeout": 2, "checkpoint_interval": 60}
+        cut_off = consumer(
+            through(remote, network, outbox), Recorder(), observers=[first], **options
+        )
+        waiting = consumer(outbox, Recorder(), observers=[second], **options)
+        async with streaming(cut_off, first), running(waiting):
+            await second.saw(StandingBy)
+            network.stall()
+            begun = time.monotonic()
+            await second.saw(Streaming)
+            # The server's two seconds, and one to ask again.
+            assert time.monotonic() - begun < 2 + 1 + 4
+            network.heal()
 
 
 class TestBeingRefused:
