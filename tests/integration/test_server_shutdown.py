@@ -162,7 +162,8 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     stopping: tuple[Any, Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Looked at so seldom, the connection of the lock tells nothing.
-    monkeypatch.setattr("pgcdc_outbox.postgres.source.watch._LOOK_SECONDS", 60.0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.shutdown._LOOK_SECONDS", 60.0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock._CHECK_SECONDS", 60.0)
     server, outbox = stopping
     handler, watcher = Wedged(), Watcher()
     subject = consumer(

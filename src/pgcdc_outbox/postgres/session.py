@@ -56,11 +56,20 @@ class Session:
     the caller knows whether that is safe. The next one connects again, unless
     the connection holds something that would be lost with it (``reconnects=False``).
     One that is not answered in time loses its connection, too: it may be cut.
+    Without ``prepares`` no statement is left on the server, so that a pooler may
+    be in between.
     """
 
     def __init__(
-        self, conninfo: str, *, name: str, options: str = "", reconnects: bool = True
+        self,
+        conninfo: str,
+        *,
+        name: str,
+        options: str = "",
+        reconnects: bool = True,
+        prepares: bool = True,
     ) -> None:
+        self._prepares = prepares
         self._reconnects = reconnects
         self._conninfo = conninfo
         self._name = name
@@ -190,6 +199,9 @@ class Session:
         connection = await connect(
             self._conninfo, name=self._name, options=self._options, doing=doing
         )
+        if not self._prepares:
+            connection.prepare_threshold = None
+
         self._connection = connection
         info = connection.info
         self.door = Door(
@@ -199,7 +211,8 @@ class Session:
             database=info.dbname,
             tls=bool(connection.pgconn.ssl_in_use),
         )
-        if not _is_local(info.host):
+        # What is set behind a pooler stays with strangers.
+        if self._prepares and not _is_local(info.host):
             await self._in_time(lambda: _rows(connection, _WATCHED, None, doing), doing, 10.0)
 
         return connection

@@ -1,8 +1,6 @@
 """One hold of a consumer through its slot."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import NoReturn
 
 import anyio
@@ -18,32 +16,29 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.core.shutdown import Burst
 from pgcdc_outbox.core.silence import patience
 from pgcdc_outbox.errors import (
-    OutboxError,
     PublicationMissing,
     ServerStopping,
     SlotInvalidated,
     SourceUnavailable,
 )
-from pgcdc_outbox.events import CheckpointSaved, ServerDraining, Streaming
+from pgcdc_outbox.events import CheckpointSaved, SlotReleased, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
-from pgcdc_outbox.postgres.source.reconcile import Reconciliation
+from pgcdc_outbox.postgres.source.memory import Memory
 from pgcdc_outbox.postgres.source.reporter import Reporter
+from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.slots import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
-from pgcdc_outbox.postgres.source.watch import Watch
+from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
 
-# What each step of leaving a server that shuts down may take.
-_LEAVE_SECONDS = 2.0
-
 
 class LogicalFeed:
-    """One hold: re-reads the table if it must, then streams and reports.
+    """One hold: streams and reports.
 
     Two tasks share the connection, and nobody else: one reads, and stops when
     the intake is full; the other reports on its own clock, whatever the first
@@ -56,14 +51,13 @@ class LogicalFeed:
         leadership: Leadership,
         start: Start,
         *,
-        resume: LSN,
-        known: Mapping[int, int],
+        memory: Memory,
         timeout: float,
         checkpoint_interval: float,
-        shutdown_grace: float,
-        watch: Watch,
-        let_go: Callable[[], Awaitable[None]],
+        shutdown: Shutdown,
         notice: Notice,
+        leave_at: LSN | None = None,
+        max_retained: int | None = None,
     ) -> None:
         self.epoch = leadership.epoch
         self._stream = stream
@@ -72,16 +66,12 @@ class LogicalFeed:
         self._notice = notice
         self._consumer = leadership.consumer
         self._checkpoint_interval = checkpoint_interval
-        self._shutdown_grace = shutdown_grace
-        self._watch = watch
-        self._let_go = let_go
-        self._settled = 0
-        self._settled_one = anyio.Event()
+        self._shutdown = shutdown
         # What this process settled after the last save; of no use for another slot,
         # and never beyond what the server still has after a crash of its own.
         position = start.position
-        if not start.reconcile and position and position < resume <= leadership.flushed:
-            position = resume
+        if position and position < memory.flushed <= leadership.flushed:
+            position = memory.flushed
 
         self._progress = Progress(position)
         self._reporter = Reporter(
@@ -93,7 +83,7 @@ class LogicalFeed:
             notice=notice,
         )
         self._caught_up = anyio.Event()
-        self._reconciliation: Reconciliation | None = None
+        self._over = anyio.Event()
         # The position of the start is the first to wait for, so that a run which is
         # shorter than the interval moves the checkpoint too.
         self._checkpointer = Checkpointer(
@@ -101,10 +91,14 @@ class LogicalFeed:
             start.system,
             snapshot=start.snapshot,
             lsn=start.lsn,
-            pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
+            pending=(leadership.snapshot, leadership.inserted),
         )
-        self._streaming = anyio.Event()
-        self._known = known
+        self._streaming = False
+        self._memory = memory
+        self.released = False
+        """Whether the slot was left because it endangers the server."""
+        self._leave_at = leave_at
+        self._max_retained = max_retained
         self._ahead = Ahead()
 
     @property
@@ -114,30 +108,36 @@ class LogicalFeed:
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
-        self._settled += 1
-        self._settled_one.set()
+        self._shutdown.settled()
         self._checkpointer.settle()
-        if self._reconciliation is not None:
-            self._reconciliation.settle(batch)
-            self._ahead.add(batch.jobs, batch.tickets, self._reconciliation.saved)
-            return
-
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
-        self._ahead.add(batch.jobs, batch.tickets, self._progress.flushed)
+        self._ahead.add(batch.jobs, batch.tickets, self._passed())
         if self._progress.flushed != before:
             self._moved()
 
-    def ahead(self) -> dict[int, int]:
-        """Attempts that are settled although `flushed` has not passed them."""
-        reading = self._reconciliation
-        attempts = self._ahead.attempts(
-            self._progress.flushed if reading is None else reading.saved
+    def memory(self) -> Memory:
+        """What the next hold of this process should know."""
+        return Memory(
+            system=self._start.system, flushed=self._progress.flushed, settled=self._known_ahead()
         )
+
+    def _passed(self) -> LSN:
+        """What was settled before it need not be remembered job by job."""
+        # Who leaves the slot goes on from a snapshot, and that is older than flushed.
+        horizon = self._progress.flushed
+        if self._leave_at is not None:
+            horizon = min(horizon, self._leave_at)
+
+        return horizon if self._max_retained is None else min(horizon, self._checkpointer.lsn)
+
+    def _known_ahead(self) -> dict[int, int]:
+        """Attempts that are settled although reading may bring them again."""
+        attempts = self._ahead.attempts(self._passed())
         # What earlier holds settled was committed before this one began. Until that
         # is passed it may come again in the next one, whether it came in this or not.
-        if reading is not None or self._progress.flushed < self._leadership.inserted:
-            for id_, attempt in self._known.items():
+        if self._progress.flushed < self._leadership.inserted:
+            for id_, attempt in self._memory.settled.items():
                 attempts[id_] = max(attempt, attempts.get(id_, 0))
 
         return attempts
@@ -146,27 +146,28 @@ class LogicalFeed:
         """Return once everything committed before the hold began is settled."""
         await self._caught_up.wait()
 
+    async def over(self) -> None:
+        """Return when the slot is to be left, and another feed shall go on."""
+        await self._over.wait()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._stream.close()
+
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
         try:
-            await together(
-                lambda: self._deliver(intake),
-                lambda: self._once_streaming(self._reporter.run),
-                lambda: self._once_streaming(self._keep_checkpoint),
-                lambda: self._drain(intake),
-            )
+            await self._run(intake)
         except ServerStopping:
-            await self._leave()
+            await self._shutdown.leave(self._save, self._report_last)
+            self._stream.close()
             raise
         except Exception:
             # Nobody reads or reports any more: a server that shuts down must not wait for it.
             self._stream.close()
             raise
 
-    async def _deliver(self, intake: Intake) -> None:
-        if self._start.reconcile is not None and not await self._reconcile(intake):
-            await anyio.sleep_forever()
-
+    async def _run(self, intake: Intake) -> None:
         try:
             await self._stream.start(
                 self._start.slot,
@@ -176,20 +177,24 @@ class LogicalFeed:
         except SlotInvalidated as error:
             await self._give_up_slot(error)
 
-        self._streaming.set()
+        self._streaming = True
         decoding = Decoding(
             intake,
             self._progress,
             consumer=self._consumer,
-            traces=await self._traces(),
+            traces=await load_traces(
+                self._leadership, since=self._start.replayed, settled=self._memory.settled
+            ),
             skips_rows=lambda: self._stream.skips_rows,
         )
         self._notice(Streaming(consumer=self._consumer, position=self._progress.flushed))
-        await self._read(decoding, intake)
-
-    async def _once_streaming(self, step: Callable[[], Awaitable[None]]) -> None:
-        await self._streaming.wait()
-        await step()
+        await together(
+            lambda: self._read(decoding, intake),
+            self._reporter.run,
+            lambda: self._shutdown.bear(self._keep_checkpoint),
+            lambda: self._shutdown.bear(self._leadership.lock.keep),
+            lambda: self._shutdown.drain(intake),
+        )
 
     async def finish(self) -> None:
         """Save the last position, report it, and wait until the server has read it.
@@ -199,22 +204,16 @@ class LogicalFeed:
         comes last, because a server that is busy sending may make it long.
         """
         await self._save()
-        if self._streaming.is_set():
+        if self._streaming:
             await self._report_last()
 
     async def _save(self) -> None:
-        if self._reconciliation is not None:
-            await self._reconciliation.save()
-
-        if ahead := self.ahead():
-            await self._leadership.fenced(
-                "add_traces",
-                {"ids": list(ahead), "attempts": list(ahead.values())},
-                doing="write down what is settled ahead of the position",
-            )
-
-        if self._streaming.is_set():
+        if self._streaming:
             await self._checkpointer.save(self._progress.flushed)
+
+        await save_traces(self._leadership, self._known_ahead())
+        if self._over.is_set():
+            await self._leadership.fenced("forget_slot", {}, doing="leave the slot")
 
         await self._leadership.release()
 
@@ -222,79 +221,9 @@ class LogicalFeed:
         await self._reporter.report()
         await self._stream.end()
 
-    async def _drain(self, intake: Intake) -> None:
-        """Once the server shuts down, give running calls their grace, then raise."""
-        await self._watch.wait()
-        self._notice(
-            ServerDraining(
-                consumer=self._consumer,
-                sign=self._watch.sign,
-                grace_seconds=self._shutdown_grace,
-            )
-        )
-        intake.pause()
-        with anyio.move_on_after(self._shutdown_grace):
-            while self._settled < intake.handed_out:
-                self._settled_one = anyio.Event()
-                await self._settled_one.wait()
-
-        raise ServerStopping("the server is shutting down")
-
-    async def _leave(self) -> None:
-        """Close every connection, so that the server can stop; save and report what is possible."""
-        try:
-            with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
-                await self._save()
-
-            if self._streaming.is_set():
-                with anyio.move_on_after(_LEAVE_SECONDS), suppress(OutboxError):
-                    await self._report_last()
-        finally:
-            self._stream.close()
-
-        with anyio.move_on_after(_LEAVE_SECONDS):
-            await self._leadership.session.rest()
-
-        with anyio.move_on_after(_LEAVE_SECONDS):
-            await self._let_go()
-
-    async def _reconcile(self, intake: Intake) -> bool:
-        plan = self._start.reconcile
-        assert plan is not None
-        self._reconciliation = Reconciliation(
-            self._leadership, plan, known=self._known, notice=self._notice
-        )
-        if not await self._reconciliation.run(intake):
-            return False
-
-        checkpointer = Checkpointer(
-            self._leadership, self._start.system, snapshot=plan.target, lsn=plan.position
-        )
-        await checkpointer.save(plan.position)
-        # Only now: until it is saved, the end of the table may be read once more.
-        self._checkpointer = checkpointer
-        self._progress = Progress(plan.position)
-        self._reconciliation = None
-        self._ahead = Ahead()
-        self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
-        return True
-
-    async def _traces(self) -> dict[int, int]:
-        rows = await self._leadership.rows(
-            "load_traces",
-            {"consumer": self._consumer, "since": self._start.replayed},
-            doing="load what is recorded already",
-        )
-        # What this process settled before it lost its connection is in no table.
-        traces = dict(self._known)
-        for id_, attempt in rows:
-            traces[id_] = max(attempt, traces.get(id_, 0))
-
-        return traces
-
     async def _read(self, decoding: Decoding, intake: Intake) -> None:
         burst = Burst()
-        while not intake.closed and not self._watch.sign:
+        while not intake.closed and not self._shutdown.sign:
             decoding.now = time.monotonic()
             before = self._progress.flushed
             try:
@@ -307,17 +236,12 @@ class LogicalFeed:
 
             if count:
                 self._reporter.heard(decoding.now)
+                self._look_for_shutdown(burst, alone=decoding.asked and count == 1)
 
             if decoding.asked:
+                decoding.asked = False
                 self._reporter.asked()
 
-            if decoding.asked and count == 1:
-                if burst.asked(self._progress.received, decoding.now):
-                    self._watch.tell("it asks for nothing but our position")
-            elif count:
-                burst.data()
-
-            decoding.asked = False
             intake.release(idle=not count)
             if intake.full:
                 await intake.room()
@@ -329,6 +253,13 @@ class LogicalFeed:
         # Closed, or the server shuts down and would ask on and on: read no more, but let
         # the reports go on until the workers are done.
         await anyio.sleep_forever()
+
+    def _look_for_shutdown(self, burst: Burst, *, alone: bool) -> None:
+        """Note whether all that came is a keepalive that wants an answer."""
+        if not alone:
+            burst.data()
+        elif burst.asked(self._progress.received, time.monotonic()):
+            self._shutdown.tell("it asks for nothing but our position")
 
     def _take_in(self, decoding: Decoding) -> int:
         """What libpq holds, and then what the socket has; how many frames it was."""
@@ -347,23 +278,37 @@ class LogicalFeed:
         await self._leadership.fenced("forget_slot", {}, doing="give up the slot")
         raise SourceUnavailable(str(error), hint=error.hint) from error
 
+    async def _look_at_retained(self, limit: int) -> None:
+        """Leave the slot rather than let the server's disk fill up."""
+        rows = await self._leadership.rows(
+            "retained", {"slot": self._start.slot}, doing="look how much log the slot keeps"
+        )
+        if rows and rows[0][0] is not None and rows[0][0] > limit and not self._over.is_set():
+            self._notice(
+                SlotReleased(
+                    consumer=self._consumer, slot=self._start.slot, retained_bytes=rows[0][0]
+                )
+            )
+            self.released = True
+            self._over.set()
+
     def _moved(self) -> None:
         if self._progress.flushed >= self._leadership.inserted:
             self._caught_up.set()
+
+        if self._leave_at is not None and self._progress.flushed >= self._leave_at:
+            self._over.set()
 
         self._reporter.news()
 
     async def _keep_checkpoint(self) -> None:
         while True:
-            try:
-                saved = await self._checkpointer.step(self._progress.flushed)
-            except SourceUnavailable as error:
-                await self._watch.judge(error)
-                await anyio.sleep_forever()
-
-            if saved:
+            if await self._checkpointer.step(self._progress.flushed):
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)
                 )
+
+            if self._max_retained is not None:
+                await self._look_at_retained(self._max_retained)
 
             await anyio.sleep(self._checkpoint_interval)
