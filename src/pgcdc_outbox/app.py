@@ -20,6 +20,7 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
+from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
@@ -36,6 +37,8 @@ _PROMOTE_LIMIT = 1000
 # Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
 _PREFETCH = 2000
 _UPKEEP_SECONDS = 3600.0
+# Oftener than that, a chore that has nothing to do keeps a processor and the server busy.
+_LEAST_INTERVAL = 0.01
 
 
 class Consumer:
@@ -47,7 +50,8 @@ class Consumer:
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
-    Times are seconds or timedeltas:
+    Without ``conninfo`` (None) the environment tells: ``PGCDC_OUTBOX_DSN``, else
+    libpq's own variables. Times are seconds or timedeltas:
 
     - ``batch_size``, ``batch_bytes``: what one call of the handler gets at most
       (a single larger job goes alone);
@@ -59,8 +63,12 @@ class Consumer:
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
     - ``drain_timeout``: how long running handlers may take after a stop;
-    - ``promote_interval``: how often due jobs are looked for;
-    - ``checkpoint_interval``: how often the durable position is saved;
+    - ``shutdown_grace``: how long running handlers may take when the server shuts
+      down, before its connections are closed so that it can stop;
+    - ``wal_sender_timeout``: after how long the server gives up a reader that is
+      silent; None leaves it to the server's own setting;
+    - ``promote_interval``: how often due jobs are looked for; at least 10 ms;
+    - ``checkpoint_interval``: how often the durable position is saved; at least 10 ms;
     - ``mode``: ``logical`` reads the log through a replication slot, ``polling``
       the table; ``auto`` reads the log, and polls while that is not possible or
       the slot would keep more than ``max_retained_wal`` bytes of log;
@@ -79,7 +87,7 @@ class Consumer:
 
     def __init__(
         self,
-        conninfo: str,
+        conninfo: str | None,
         handler: UserHandler,
         *,
         name: str = "default",
@@ -93,6 +101,8 @@ class Consumer:
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
         drain_timeout: timedelta | float = 30.0,
+        shutdown_grace: timedelta | float = 5.0,
+        wal_sender_timeout: timedelta | float | None = None,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 1.0,
         poll_interval: timedelta | float = 0.05,
@@ -118,7 +128,7 @@ class Consumer:
 
         self.name = _named("name", name)
         self.schema = _named("schema", schema)
-        self._conninfo = conninfo
+        self._conninfo = conninfo = of_environment() if conninfo is None else conninfo
         self._notice = Notice([LogObserver()] if observers is None else observers)
         self._limits = Limits(
             batch_size=_at_least("batch_size", batch_size, 1),
@@ -135,7 +145,7 @@ class Consumer:
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
-        self._promote_interval = _seconds("promote_interval", promote_interval)
+        self._promote_interval = _interval("promote_interval", promote_interval)
         if on_slot_loss not in get_args(OnSlotLoss):
             raise SettingsError(
                 f"on_slot_loss: {on_slot_loss!r} is not known", hint="Use 'reconcile' or 'stop'."
@@ -143,7 +153,7 @@ class Consumer:
 
         self._reading = Reading(
             mode=mode,
-            checkpoint_interval=_seconds("checkpoint_interval", checkpoint_interval),
+            checkpoint_interval=_interval("checkpoint_interval", checkpoint_interval),
             poll_interval=_seconds("poll_interval", poll_interval, least=0.001),
             max_retained_wal=_at_least("max_retained_wal", max_retained_wal, 1),
             slot_policy=SlotPolicy(
@@ -152,6 +162,8 @@ class Consumer:
                 takeover_grace=_seconds("takeover_grace", takeover_grace),
                 failover=failover,
             ),
+            shutdown_grace=_seconds("shutdown_grace", shutdown_grace),
+            wal_sender_timeout=_wal_sender_timeout(wal_sender_timeout),
         )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
@@ -207,6 +219,7 @@ class Consumer:
             schema=self.schema,
             instance=instance,
             reading=self._reading,
+            beside=writing,
             notice=self._notice,
         )
         attempt = Attempt(
@@ -280,3 +293,21 @@ def _seconds(field: str, value: timedelta | float, *, least: float = 0.0) -> flo
         raise SettingsError(f"{field}: {value!r} is less than {least} s")
 
     return float(seconds)
+
+
+def _interval(field: str, value: timedelta | float) -> float:
+    return max(_seconds(field, value), _LEAST_INTERVAL)
+
+
+def _wal_sender_timeout(value: timedelta | float | None) -> float | None:
+    if value is None:
+        return None
+
+    seconds = _seconds("wal_sender_timeout", value)
+    if not 1 <= seconds <= 86400:
+        raise SettingsError(
+            f"wal_sender_timeout: {value!r} is not from a second to a day",
+            hint="Some seconds find a dead reader soon; None leaves it to the server.",
+        )
+
+    return seconds

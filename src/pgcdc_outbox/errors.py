@@ -59,6 +59,12 @@ class SourceUnavailable(OutboxError):
     default_hint = "Check that the server runs and accepts connections."
 
 
+class ServerStopping(SourceUnavailable):
+    """The server shuts down; this consumer has let go of it, and comes back."""
+
+    default_hint = "Nothing to do: the consumer connects again when the server is back."
+
+
 class SlotInUse(SourceUnavailable):
     """Another reader holds this consumer: stand by."""
 
@@ -132,6 +138,19 @@ class CheckpointForeign(OutboxError):
 
 class PermissionMissing(OutboxError):
     """The role may not do this. The hint is the statement or pg_hba line that mends it."""
+
+
+class AccessRefused(PermissionMissing):
+    """The server runs, and does not let us in.
+
+    At the start that is final. A consumer that had been let in before tries again:
+    somebody may be changing a password, or pg_hba.conf.
+    """
+
+    default_hint = (
+        "Check user, password, the name of the database, pg_hba.conf, and "
+        "`grant connect on database`."
+    )
 
 
 class SchemaBehind(OutboxError):

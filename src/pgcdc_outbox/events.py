@@ -185,6 +185,13 @@ class Disconnected(Event, frozen=True, kw_only=True):
     delay_seconds: float
 
 
+class ServerDraining(Event, frozen=True, kw_only=True):
+    """The server shuts down: nothing new is handed out, and it is let go of after the grace."""
+
+    sign: str
+    grace_seconds: float
+
+
 class Stopping(Event, frozen=True, kw_only=True):
     """A stop was asked for: nothing more is read, running handlers finish."""
 

@@ -37,10 +37,18 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to do when the slot is lost; None leaves it to the consumer."""
     failover: bool | None = None
     """Whether standbys keep a copy of the slot; None means they do not."""
+    retry_delay: float | None = None
+    """Seconds before the first retry; None leaves it to the retry policy."""
+    retry_max_delay: float | None = None
+    """Most seconds between two attempts; None leaves it to the retry policy."""
     maintain: bool | None = None
     """Whether the consumer keeps the partitions, too; None means it does."""
     drain_timeout: float | None = None
     """Seconds that running calls may take after a stop; None leaves it to the consumer."""
+    shutdown_grace: float | None = None
+    """Seconds that running calls may take when the server stops; None leaves it to the consumer."""
+    wal_sender_timeout: float | None = None
+    """Seconds after which the server gives up a silent reader; None leaves it to the server."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

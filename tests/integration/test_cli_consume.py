@@ -294,6 +294,37 @@ def test_an_error_ends_it_although_a_thread_is_wedged(place: Place) -> None:
     assert place.logged("hint: create publication")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        (["--retry-delay", "5h", "--retry-max-delay", "3h"], ""),
+        ([], "[consume]\nretry_delay = 18000\nretry_max_delay = 10800"),
+        (["--retry-delay", "5h"], "[consume]\nretry_delay = 0.01\nretry_max_delay = 10800"),
+    ],
+)
+def test_the_delays_of_retries_are_what_was_asked_for(
+    place: Place, arguments: list[str], config: str
+) -> None:
+    enqueue(place.dsn, 1)
+
+    assert place.run("fail", "--once", *arguments, config=config) == 0
+    delay = value(place.dsn, "select extract(epoch from due_at - now())::float from outbox.failed")
+    assert 3600 < delay <= 10800
+
+
+def test_a_role_that_does_not_exist_ends_it_at_once(place: Place) -> None:
+    place.dsn += " user=nobody_of_that_name"
+
+    assert place.run("handle") == 1
+    assert place.logged("error: take hold of consumer default")
+    assert place.logged("hint: Check")
+
+
+def test_a_wal_sender_timeout_that_makes_no_sense_is_refused(place: Place) -> None:
+    assert place.run("handle", "--wal-sender-timeout", "1ms") == 1
+    assert place.logged("error: wal_sender_timeout")
+
+
 def test_a_job_is_dead_after_max_attempts(place: Place) -> None:
     enqueue(place.dsn, 1)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,9 +15,15 @@ from pgcdc_outbox.cli.options import Options, pass_options
 from pgcdc_outbox.cli.parameters import duration, size
 
 if TYPE_CHECKING:
-    from pgcdc_outbox import Consumer
+    from pgcdc_outbox import Consumer, RetryPolicy
     from pgcdc_outbox.events import Event
 
+# Which option sets which field of the retry policy.
+_RETRY: Final = {
+    "max_attempts": "max_attempts",
+    "retry_delay": "first_delay",
+    "retry_max_delay": "max_delay",
+}
 _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 
 
@@ -39,11 +46,17 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
     help="In mode auto: poll rather than let the slot keep more log.",
 )
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
+@click.option("--retry-delay", type=duration, help="Delay before the first retry.")
+@click.option("--retry-max-delay", type=duration, help="Delays double up to this.")
 @click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
 @click.option(
     "--on-slot-loss", type=click.Choice(["reconcile", "stop"]), help="When the slot is lost."
 )
 @click.option("--failover/--no-failover", default=None, help="Have standbys copy the slot.")
+@click.option("--shutdown-grace", type=duration, help="... when the server shuts down.")
+@click.option(
+    "--wal-sender-timeout", type=duration, help="Then the server gives up a reader that is gone."
+)
 @click.option("--maintain/--no-maintain", default=None, help="Keep the partitions, too.")
 @click.option("--once", is_flag=True, help="Handle what is committed by now, then end.")
 @click.option("--quiet", "level", flag_value=logging.WARNING, type=int, help="Log only trouble.")
@@ -97,7 +110,7 @@ class _Abandonments:
 
 def _consumer(options: Options, flags: dict[str, Any], abandonments: _Abandonments) -> "Consumer":
     """The consumer that flags and settings ask for. Nothing is connected yet."""
-    from pgcdc_outbox import Consumer, RetryPolicy
+    from pgcdc_outbox import Consumer
     from pgcdc_outbox.cli.handlers import load_handler
     from pgcdc_outbox.errors import SettingsError
     from pgcdc_outbox.observers.log import LogObserver
@@ -107,7 +120,8 @@ def _consumer(options: Options, flags: dict[str, Any], abandonments: _Abandonmen
         field: value if (value := flags[field]) is not None else getattr(settings, field)
         for field in flags
     }
-    spec, attempts = chosen.pop("handler"), chosen.pop("max_attempts")
+    spec = chosen.pop("handler")
+    retry = _retry({field: chosen.pop(flag) for flag, field in _RETRY.items()})
     chosen["maintenance"] = chosen.pop("maintain")
     if not spec:
         raise SettingsError(
@@ -119,10 +133,21 @@ def _consumer(options: Options, flags: dict[str, Any], abandonments: _Abandonmen
         options.dsn,
         load_handler(spec),
         schema=options.schema,
-        retry=None if attempts is None else RetryPolicy(max_attempts=attempts),
+        retry=retry,
         observers=[LogObserver(), abandonments],
         **{field: value for field, value in chosen.items() if value is not None},
     )
+
+
+def _retry(chosen: dict[str, int | float | timedelta | None]) -> "RetryPolicy | None":
+    from pgcdc_outbox import RetryPolicy
+
+    given: dict[str, Any] = {
+        field: value.total_seconds() if isinstance(value, timedelta) else value
+        for field, value in chosen.items()
+        if value is not None
+    }
+    return RetryPolicy(**given) if given else None
 
 
 async def _run(consumer: "Consumer", *, once: bool) -> int:

@@ -19,7 +19,7 @@ from pgcdc_outbox.core.batching import Batcher
 from pgcdc_outbox.core.crash import is_suspect
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
-from pgcdc_outbox.errors import OutboxError, SlotInUse
+from pgcdc_outbox.errors import AccessRefused, OutboxError, SlotInUse
 from pgcdc_outbox.events import Connecting, Disconnected, StandingBy, Stopped
 
 # A hold that lasted so long was a good one: the next failure is a new story.
@@ -60,6 +60,8 @@ class Orchestrator:
         self._notice = notice
         self._consumer = attempt.consumer
         self._abandoned = 0
+        self._held = 0.0
+        """When the last hold began, by the monotonic clock; 0 if there was none."""
 
     async def run(self, stop: Stop, *, once: bool = False) -> int:
         """Run until asked to stop; returns how many calls of the handler were abandoned.
@@ -92,11 +94,12 @@ class Orchestrator:
                 standing_by = True
                 delay = random.uniform(*_STANDBY_SECONDS)
             except OutboxError as error:
-                if not error.transient:
+                # Who was let in before may be let in again: a password changes, a file is edited.
+                if not error.transient and not (isinstance(error, AccessRefused) and self._held):
                     raise
 
                 standing_by = False
-                if time.monotonic() - started > _GOOD_HOLD_SECONDS:
+                if self._held >= started and time.monotonic() - self._held > _GOOD_HOLD_SECONDS:
                     backoff.reset()
 
                 delay = backoff.next(random.uniform)
@@ -122,6 +125,7 @@ class Orchestrator:
                 return False
 
             intake = self._intake()
+            self._held = time.monotonic()
             hold = Hold(
                 feed,
                 intake,

@@ -24,7 +24,10 @@ class Intake:
         self._idle = False
         self._changed = anyio.Event()
         self._taken = anyio.Event()
+        self._paused = False
         self.closed = False
+        self.handed_out = 0
+        """How many batches the workers have taken."""
         self.put = batcher.add
         self.put_many = batcher.add_many
         self.put_dead = batcher.add_dead
@@ -52,14 +55,19 @@ class Intake:
     async def take(self) -> Batch | None:
         """The next batch, as soon as it should be handled; None once closed."""
         while not self.closed:
-            if self._batcher.ready(self._clock(), idle=self._idle):
+            if not self._paused and self._batcher.ready(self._clock(), idle=self._idle):
                 self._taken.set()
+                self.handed_out += 1
                 return self._batcher.take()
 
             self._changed = anyio.Event() if self._changed.is_set() else self._changed
             await self._changed.wait()
 
         return None
+
+    def pause(self) -> None:
+        """Hand out nothing more, but let the workers wait: this is not the end of them."""
+        self._paused = True
 
     def close(self) -> int:
         """Hand out nothing more. Returns how many jobs are left to the log."""

@@ -5,13 +5,15 @@ class Feedback:
     """The clock of status updates, kept whatever the handler is doing.
 
     A report is due on time (a third of the server's patience), soon after
-    something was settled, and at once when the server asks. All times are
-    seconds of one monotonic clock, given as arguments.
+    something was settled, and at once when the server asks; but a server that
+    asks at every answer is answered after a ``gap``. All times are seconds of
+    one monotonic clock, given as arguments.
     """
 
-    def __init__(self, *, interval: float, throttle: float = 0.1) -> None:
+    def __init__(self, *, interval: float, throttle: float = 0.1, gap: float = 0.01) -> None:
         self.interval = interval
         self._throttle = min(throttle, interval)
+        self._gap = min(gap, interval)
         self._last = float("-inf")
         self._asked = False
         self._settled = False
@@ -26,11 +28,11 @@ class Feedback:
 
     def wait(self, now: float) -> float:
         """Seconds until the next report is due; 0 if it is due now."""
+        pause = self._throttle if self._settled else self.interval
         if self._asked:
-            return 0.0
+            pause = self._gap
 
-        due = self._last + (self._throttle if self._settled else self.interval)
-        return max(0.0, due - now)
+        return max(0.0, self._last + pause - now)
 
     def reported(self, now: float) -> None:
         """A report was sent."""

@@ -23,6 +23,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
     PredecessorEnded,
     Reported,
+    ServerDraining,
     SlotReleased,
 )
 
@@ -36,6 +37,7 @@ _LOUD = (
     JobDead,
     LogUnavailable,
     PredecessorEnded,
+    ServerDraining,
     SlotReleased,
 )
 _ALARMING = (HandlersAbandoned, LoopStalled)

@@ -7,36 +7,25 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import ClientCursor, Connection, IsolationLevel, errors
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from pgcdc_outbox.errors import (
     OutboxError,
     PermissionMissing,
     SchemaBehind,
-    SettingsError,
     SourceUnavailable,
 )
-from pgcdc_outbox.postgres.access import hba_line
+from pgcdc_outbox.postgres.conninfo import parse
 from pgcdc_outbox.postgres.names import publication_name
 from pgcdc_outbox.postgres.queries import query
+from pgcdc_outbox.postgres.refusal import explain
 from pgcdc_outbox.postgres.session import KEEPALIVE
 from pgcdc_outbox.postgres.sqlstate import map_error
 
 Row = DictRow
 
 _DEFAULTS: Final[dict[str, Any]] = {**KEEPALIVE, "fallback_application_name": "pgcdc-outbox"}
-_SPELLING = (
-    "Write postgresql://user@host/database, or host=... dbname=... user=...; "
-    "percent-encode special characters in a URI, quote spaces in the other form."
-)
-_REFUSALS: Final = (
-    "authentication failed",
-    "no pg_hba.conf entry",
-    "no password supplied",
-    "permission denied",
-    "is not permitted to log in",
-)
 
 
 def connect(conninfo: str, **more: str) -> Connection[Row]:
@@ -48,7 +37,7 @@ def connect(conninfo: str, **more: str) -> Connection[Row]:
     can have some. Raises `SourceUnavailable`, `PermissionMissing` or
     `SettingsError`, none of which holds the password.
     """
-    parameters = _parse(conninfo)
+    parameters = parse(conninfo)
     try:
         connection = Connection[Row].connect(
             **_DEFAULTS | parameters | {"client_encoding": "utf8"} | more,
@@ -58,7 +47,8 @@ def connect(conninfo: str, **more: str) -> Connection[Row]:
         )
     except psycopg.OperationalError as error:
         # Not chained: what libpq says may quote what it was given.
-        raise _refused(str(error), parameters) from None
+        text = _one_line(_struck_out(str(error), parameters))
+        raise explain(error, text, make_conninfo(**_DEFAULTS | parameters)) from None
 
     # Whoever waited for a lock must see what its holder did.
     connection.isolation_level = IsolationLevel.READ_COMMITTED
@@ -102,7 +92,7 @@ def quoted(name: str) -> str:
 
 def check_conninfo(conninfo: str) -> None:
     """Raise `SettingsError` for a connection string that makes no sense, without quoting it."""
-    _parse(conninfo)
+    parse(conninfo)
 
 
 def redact(text: str, conninfo: str) -> str:
@@ -129,35 +119,6 @@ def translate(error: psycopg.Error) -> OutboxError | None:
             return SourceUnavailable(text)
         case _:
             return None
-
-
-def _parse(conninfo: str) -> dict[str, Any]:
-    try:
-        parameters = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        # Not chained, not quoted: the part that makes no sense may be the password.
-        raise SettingsError("the connection string makes no sense", hint=_SPELLING) from None
-
-    # A password with a bare "@" ends up in the host. (A leading one is a socket's.)
-    if "@" in str(parameters.get("host") or "")[1:]:
-        raise SettingsError("the connection string has an @ in its host", hint=_SPELLING)
-
-    return parameters
-
-
-def _refused(text: str, parameters: dict[str, Any]) -> OutboxError:
-    text = _one_line(_struck_out(text, parameters))
-    if line := hba_line(text):
-        return PermissionMissing(
-            text, hint=f"Add to pg_hba.conf: {line} -- and then: select pg_reload_conf();"
-        )
-
-    if any(refusal in text for refusal in _REFUSALS):
-        return PermissionMissing(
-            text, hint="Check user and password, pg_hba.conf, and `grant connect on database`."
-        )
-
-    return SourceUnavailable(text)
 
 
 def _struck_out(text: str, parameters: dict[str, Any]) -> str:

@@ -1,15 +1,21 @@
 """An ordinary connection of the consumer: one statement at a time, opened again when it breaks."""
 
+import select
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
 import psycopg
+from anyio import to_thread
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgcdc_outbox.errors import OutboxError, SourceUnavailable
-from pgcdc_outbox.postgres.sqlstate import map_error
+from pgcdc_outbox.errors import SourceUnavailable
+from pgcdc_outbox.postgres.conninfo import parse
+from pgcdc_outbox.postgres.hail import Door
+from pgcdc_outbox.postgres.refusal import explain
+from pgcdc_outbox.postgres.sqlstate import first_line, map_error
 
 Params = Mapping[str, Any] | Sequence[Any] | None
 Row = tuple[Any, ...]
@@ -18,6 +24,20 @@ T = TypeVar("T")
 
 # How long a statement may go on after its task was cancelled.
 _GRACE_SECONDS = 2.0
+
+# How long a statement may take. It has to be far more than any needs that is not in
+# trouble: one that is given up leaves nobody knowing whether it was done.
+STATEMENT_SECONDS = 60.0
+_CANCEL_SECONDS = 2
+
+# Our end is told to the server by its own TCP, within about ten seconds: nobody else can
+# take the lock of a session that the server believes to live.
+_WATCHED = (
+    "select set_config('tcp_keepalives_idle', '4', false), "
+    "set_config('tcp_keepalives_interval', '2', false), "
+    "set_config('tcp_keepalives_count', '3', false), "
+    "set_config('tcp_user_timeout', '10000', false)"
+)
 
 # A half-open connection would otherwise hang a read for hours.
 KEEPALIVE = {
@@ -35,6 +55,7 @@ class Session:
     A statement that fails because the connection broke is not repeated: only
     the caller knows whether that is safe. The next one connects again, unless
     the connection holds something that would be lost with it (``reconnects=False``).
+    One that is not answered in time loses its connection, too: it may be cut.
     Without ``prepares`` no statement is left on the server, so that a pooler may
     be in between.
     """
@@ -55,17 +76,34 @@ class Session:
         self._options = options
         self._lock = anyio.Lock()
         self._connection: Connection | None = None
+        self.door: Door | None = None
+        """The very server that we are, or were, connected to."""
 
     @property
     def backend_pid(self) -> int:
         """The server's process, 0 when not connected."""
         return 0 if self._connection is None else self._connection.info.backend_pid
 
-    async def rows(self, statement: str, params: Params = None, *, doing: str) -> list[Row]:
+    @property
+    def lost(self) -> bool:
+        """Whether an idle connection has ended. Does not wait, and does not ask the server."""
+        if self._connection is None or self._lock.locked():
+            return False
+
+        return _has_ended(self._connection)
+
+    async def rows(
+        self,
+        statement: str,
+        params: Params = None,
+        *,
+        doing: str,
+        within: float = STATEMENT_SECONDS,
+    ) -> list[Row]:
         """Run one statement; its rows, if it has any. Raises `OutboxError`."""
-        async with self._lock:
-            connection = await self._connected(doing)
-            return await self._to_its_end(lambda: _rows(connection, statement, params, doing))
+        return await self._take(
+            lambda connection: _rows(connection, statement, params, doing), doing, within
+        )
 
     async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
         """Run a statement that gives exactly one row."""
@@ -74,11 +112,11 @@ class Session:
 
     async def in_snapshot(self, snapshot: str, statement: str, *, doing: str) -> Row:
         """Run a statement that gives one row, and sees what an exported snapshot sees."""
-        async with self._lock:
-            connection = await self._connected(doing)
-            return await self._to_its_end(
-                lambda: _in_snapshot(connection, snapshot, statement, doing)
-            )
+        return await self._take(
+            lambda connection: _in_snapshot(connection, snapshot, statement, doing),
+            doing,
+            STATEMENT_SECONDS,
+        )
 
     async def encoding(self, *, doing: str) -> str:
         """How the database keeps text, in the server's word for it, such as ``UTF8``."""
@@ -89,6 +127,28 @@ class Session:
     def close(self) -> None:
         """Close the connection, if it is open."""
         self._drop()
+
+    async def rest(self) -> None:
+        """Close the connection as soon as no statement runs on it; the next one may connect."""
+        async with self._lock:
+            self._drop()
+
+    async def _take(
+        self, step: Callable[[Connection], Awaitable[T]], doing: str, within: float
+    ) -> T:
+        async with self._lock:
+            connection = await self._connected(doing)
+            return await self._in_time(lambda: step(connection), doing, within)
+
+    async def _in_time(self, step: Callable[[], Awaitable[T]], doing: str, within: float) -> T:
+        with anyio.move_on_after(within):
+            return await self._to_its_end(step)
+
+        raise SourceUnavailable(
+            f"{doing}: the server gave no answer within {within:.0f} s",
+            hint="It is tried again. Look for what blocks it in pg_stat_activity, "
+            "or for a network that was cut.",
+        )
 
     async def _to_its_end(self, step: Callable[[], Awaitable[T]]) -> T:
         """Take a step on the connection; when cancelled, let it end if it soon does.
@@ -118,6 +178,7 @@ class Session:
                     await finished.wait()
 
                 if not finished.is_set():
+                    await self._cancel()
                     self._drop()
                     scope.cancel()
 
@@ -135,13 +196,33 @@ class Session:
         if self._connection is not None and not self._reconnects:
             raise SourceUnavailable(f"{doing}: the connection that holds the consumer was lost")
 
-        self._connection = await connect(
+        connection = await connect(
             self._conninfo, name=self._name, options=self._options, doing=doing
         )
         if not self._prepares:
-            self._connection.prepare_threshold = None
+            connection.prepare_threshold = None
 
-        return self._connection
+        self._connection = connection
+        info = connection.info
+        self.door = Door(
+            host=info.host if _is_local(info.host) else info.hostaddr or info.host,
+            port=info.port,
+            user=info.user,
+            database=info.dbname,
+            tls=bool(connection.pgconn.ssl_in_use),
+        )
+        # What is set behind a pooler stays with strangers.
+        if self._prepares and not _is_local(info.host):
+            await self._in_time(lambda: _rows(connection, _WATCHED, None, doing), doing, 10.0)
+
+        return connection
+
+    async def _cancel(self) -> None:
+        """Ask the server to give up the statement: it would not notice that we are gone."""
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(psycopg.Error):
+                await connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -171,29 +252,52 @@ async def _in_snapshot(connection: Connection, snapshot: str, statement: str, do
         raise map_error(error, doing=doing) from error
 
 
+def _is_local(host: str) -> bool:
+    """Whether it is the folder of a Unix socket, in the file system or in the abstract."""
+    return host.startswith(("/", "@"))
+
+
+def _has_ended(connection: Connection) -> bool:
+    pgconn = connection.pgconn
+    if connection.closed:
+        return True
+
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    if not poll.poll(0):
+        return False
+
+    try:
+        # A server says little to an idle session, and mostly that it ends it.
+        pgconn.consume_input()
+        pgconn.is_busy()
+    except psycopg.Error:
+        return True
+
+    return connection.closed
+
+
 async def connect(
     conninfo: str, *, name: str, doing: str, options: str = "", **more: Any
 ) -> Connection:
     """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
-    try:
-        given = psycopg.conninfo.conninfo_to_dict(conninfo)
-        # Whatever the database has: the driver gives bytes for text in SQL_ASCII.
-        merged: dict[str, Any] = {
-            **KEEPALIVE,
-            **given,
-            "client_encoding": "UTF8",
-            **more,
-            "application_name": name,
-        }
-        if options:
-            merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
+    given = parse(conninfo)
+    # Whatever the database has: the driver gives bytes for text in SQL_ASCII.
+    merged: dict[str, Any] = {
+        **KEEPALIVE,
+        **given,
+        "client_encoding": "UTF8",
+        **more,
+        "application_name": name,
+    }
+    if options:
+        merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
 
-        return await psycopg.AsyncConnection.connect(make_conninfo(**merged), autocommit=True)
+    conninfo = make_conninfo(**merged)
+    try:
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.OperationalError as error:
-        raise map_error(error, doing=doing) from error
-    except psycopg.ProgrammingError:
-        # The driver's text may quote the whole string, password included.
-        raise OutboxError(
-            f"{doing}: the connection string cannot be read",
-            hint="Write it as `host=... dbname=...` or `postgresql://user@host/database`.",
-        ) from None
+        text = f"{doing}: {first_line(str(error))}"
+        raise await to_thread.run_sync(
+            explain, error, text, conninfo, abandon_on_cancel=True
+        ) from error

@@ -23,7 +23,7 @@ _TRANSIENT = ("08", "40", "53", "57", "58")
 
 def map_error(error: psycopg.Error, *, doing: str) -> OutboxError:
     """The error of ours for one of the driver's."""
-    message = _first_line(error.diag.message_primary or str(error))
+    message = first_line(error.diag.message_primary or str(error))
     return error_for(error.sqlstate, message, doing=doing, lost=_is_lost(error))
 
 
@@ -33,7 +33,7 @@ def map_result(result: pq.abc.PGresult, *, doing: str) -> OutboxError:
     message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
     return error_for(
         state.decode("ascii") if state else None,
-        _first_line(message.decode("utf-8", "replace")),
+        first_line(message.decode("utf-8", "replace")),
         doing=doing,
         lost=not state,
     )
@@ -68,10 +68,36 @@ def error_for(state: str | None, message: str, *, doing: str, lost: bool = False
         case None:
             return SourceUnavailable(text)
 
-    if lost or state.startswith(_TRANSIENT):
-        return SourceUnavailable(text)
+    if lost or is_transient(state):
+        return unavailable(state, text)
 
     return OutboxError(text, hint="This is not expected; please report it with the server's log.")
+
+
+def is_transient(state: str) -> bool:
+    """Whether an error of this SQLSTATE passes."""
+    return state.startswith(_TRANSIENT)
+
+
+def unavailable(state: str, text: str) -> SourceUnavailable:
+    """The error of ours for a SQLSTATE that passes, with a hint for what a person can do."""
+    match state:
+        case "53300":
+            hint = (
+                "All connections are taken: raise max_connections, max_wal_senders, or the limit "
+                "of the role or the database (manual: alter role, alter database)."
+            )
+        case "53400":
+            hint = (
+                "All replication slots are taken: raise max_replication_slots, or drop one that "
+                "nobody needs (see pg_replication_slots)."
+            )
+        case "57P03":
+            hint = "The server is starting or shutting down; this is tried again."
+        case _:
+            return SourceUnavailable(text)
+
+    return SourceUnavailable(text, hint=hint)
 
 
 def ledger_error(error: OutboxError) -> OutboxError:
@@ -86,5 +112,6 @@ def _is_lost(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The text without its line breaks."""
     return " ".join(text.split())

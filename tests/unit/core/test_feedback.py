@@ -37,7 +37,15 @@ def test_the_server_is_answered_at_once() -> None:
     feedback = reported()
     feedback.ask()
 
-    assert feedback.wait(100) == 0
+    assert feedback.wait(101) == 0
+
+
+def test_a_server_that_asks_at_every_answer_is_answered_a_hundred_times_a_second() -> None:
+    feedback = reported()
+    feedback.ask()
+
+    assert feedback.wait(100) == pytest.approx(0.01)
+    assert feedback.wait(100.01) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_report_answers_everything_that_was_open() -> None:

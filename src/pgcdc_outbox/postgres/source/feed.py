@@ -10,8 +10,11 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.feedback import report_interval
 from pgcdc_outbox.core.progress import Progress
-from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
+from pgcdc_outbox.core.shutdown import Burst
+from pgcdc_outbox.core.silence import patience
+from pgcdc_outbox.errors import PublicationChanged, PublicationMissing, ServerStopping
 from pgcdc_outbox.events import CheckpointSaved, SlotReleased, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.advance import Advance
@@ -21,6 +24,7 @@ from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.memory import Memory
 from pgcdc_outbox.postgres.source.publication import prove_unchanged
 from pgcdc_outbox.postgres.source.reporter import Reporter
+from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.start import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
@@ -47,8 +51,9 @@ class LogicalFeed:
         start: Start,
         *,
         memory: Memory,
-        interval: float,
+        timeout: float,
         checkpoint_interval: float,
+        shutdown: Shutdown,
         notice: Notice,
         leave_at: LSN | None = None,
         max_retained: int | None = None,
@@ -61,6 +66,7 @@ class LogicalFeed:
         self._notice = notice
         self._consumer = leadership.consumer
         self._checkpoint_interval = checkpoint_interval
+        self._shutdown = shutdown
         # What this process settled after the last save; of no use for another slot,
         # and never beyond what the server still has after a crash of its own.
         position = start.position
@@ -71,7 +77,8 @@ class LogicalFeed:
         self._reporter = Reporter(
             stream,
             lambda: self._progress,
-            interval=interval,
+            interval=report_interval(timeout),
+            patience=patience(timeout),
             consumer=self._consumer,
             notice=notice,
         )
@@ -103,6 +110,7 @@ class LogicalFeed:
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
         self._advance.settle()
+        self._shutdown.settled()
         self._checkpointer.settle()
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
@@ -160,6 +168,10 @@ class LogicalFeed:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
         try:
             await self._run(intake)
+        except ServerStopping:
+            await self._shutdown.leave(self._save, self._report_last)
+            self._stream.close()
+            raise
         except Exception:
             # Nobody reads or reports any more: a server that shuts down must not wait for it.
             self._stream.close()
@@ -186,8 +198,9 @@ class LogicalFeed:
         await together(
             lambda: self._read(decoding, intake),
             self._reporter.run,
-            self._keep_checkpoint,
-            self._leadership.lock.keep,
+            lambda: self._shutdown.bear(self._keep_checkpoint),
+            lambda: self._shutdown.bear(self._leadership.lock.keep),
+            lambda: self._shutdown.drain(intake),
         )
 
     async def finish(self) -> None:
@@ -197,6 +210,11 @@ class LogicalFeed:
         come again: a stop may fall into the middle of a transaction. The wait
         comes last, because a server that is busy sending may make it long.
         """
+        await self._save()
+        if self._streaming:
+            await self._report_last()
+
+    async def _save(self) -> None:
         if self._streaming:
             await self._prove_publication()
             await self._checkpointer.save(self._progress.flushed)
@@ -206,12 +224,14 @@ class LogicalFeed:
             await self._leadership.fenced("forget_slot", {}, doing="leave the slot")
 
         await self._leadership.release()
-        if self._streaming:
-            await self._reporter.report()
-            await self._stream.end()
+
+    async def _report_last(self) -> None:
+        await self._reporter.report()
+        await self._stream.end()
 
     async def _read(self, decoding: Decoding, intake: Intake) -> None:
-        while not intake.closed:
+        burst = Burst()
+        while not intake.closed and not self._shutdown.sign:
             decoding.now = time.monotonic()
             before = self._progress.flushed
             try:
@@ -222,6 +242,10 @@ class LogicalFeed:
 
             if self._progress.flushed != before:
                 self._moved()
+
+            if count:
+                self._reporter.heard(decoding.now)
+                self._look_for_shutdown(burst, alone=decoding.asked and count == 1)
 
             if decoding.asked:
                 decoding.asked = False
@@ -235,8 +259,16 @@ class LogicalFeed:
             else:
                 await self._stream.readable()
 
-        # Closed: read no more, but let the reports go on until the workers are done.
+        # Closed, or the server shuts down and would ask on and on: read no more, but let
+        # the reports go on until the workers are done.
         await anyio.sleep_forever()
+
+    def _look_for_shutdown(self, burst: Burst, *, alone: bool) -> None:
+        """Note whether all that came is a keepalive that wants an answer."""
+        if not alone:
+            burst.data()
+        elif burst.asked(self._progress.received, time.monotonic()):
+            self._shutdown.tell("it asks for nothing but our position")
 
     def _take_in(self, decoding: Decoding) -> int:
         """What libpq holds, and then what the socket has; how many frames it was."""

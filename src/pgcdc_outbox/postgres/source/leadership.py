@@ -15,7 +15,7 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Params, Row, Session
+from pgcdc_outbox.postgres.session import STATEMENT_SECONDS, Params, Row, Session
 from pgcdc_outbox.postgres.source.lock import Lock
 
 Before = Literal["none", "released", "ours", "crashed"]
@@ -101,9 +101,16 @@ class Leadership(Struct, frozen=True, kw_only=True):
             f"role {role} may not replicate", hint=f"alter role {role} replication;"
         )
 
-    async def rows(self, name: str, params: Params = None, *, doing: str) -> list[Row]:
+    async def rows(
+        self,
+        name: str,
+        params: Params = None,
+        *,
+        doing: str,
+        within: float = STATEMENT_SECONDS,
+    ) -> list[Row]:
         """Run a query on the connection that holds the lock."""
-        return await self.session.rows(query(name, self.schema), params, doing=doing)
+        return await self.session.rows(query(name, self.schema), params, doing=doing, within=within)
 
 
 async def lead(

@@ -57,7 +57,9 @@ class Lock:
         Raises `OutboxError` when the lock is lost.
         """
         while True:
-            await self._session.rows("select 1", doing="check the lock of the consumer")
+            await self._session.rows(
+                "select 1", doing="check the lock of the consumer", within=IDLE_SECONDS
+            )
             await anyio.sleep(_CHECK_SECONDS)
 
     async def during(self, step: Callable[[], Awaitable[T]]) -> T:

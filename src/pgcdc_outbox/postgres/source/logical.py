@@ -1,8 +1,7 @@
 """Opening the log: a connection for replication, and the slot."""
 
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.core.feedback import report_interval
-from pgcdc_outbox.errors import SourceUnavailable, WalLevelTooLow
+from pgcdc_outbox.errors import AccessRefused, SourceUnavailable, WalLevelTooLow
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -10,6 +9,7 @@ from pgcdc_outbox.postgres.source.checkpoint import Checkpoint
 from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.memory import Memory
+from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
 from pgcdc_outbox.postgres.source.start import find_start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
@@ -24,6 +24,8 @@ async def open_log(
     checkpoint_interval: float,
     policy: SlotPolicy,
     lost: str,
+    wal_sender_timeout: float | None,
+    shutdown: Shutdown,
     notice: Notice,
     leave_at: LSN | None = None,
     max_retained: int | None = None,
@@ -38,7 +40,7 @@ async def open_log(
             f"read the log for consumer {leadership.consumer}: wal_level is {leadership.wal_level}"
         )
 
-    stream = await _connect(conninfo, leadership)
+    stream = await _connect(conninfo, leadership, wal_sender_timeout)
     try:
         # It may have to wait long for a slot to be made.
         feed = await leadership.lock.during(
@@ -50,6 +52,7 @@ async def open_log(
                 checkpoint_interval=checkpoint_interval,
                 policy=policy,
                 lost=lost,
+                shutdown=shutdown,
                 notice=notice,
                 leave_at=leave_at,
                 max_retained=max_retained,
@@ -65,11 +68,13 @@ async def open_log(
     return feed
 
 
-async def _connect(conninfo: str, leadership: Leadership) -> ReplicationStream:
+async def _connect(
+    conninfo: str, leadership: Leadership, timeout: float | None
+) -> ReplicationStream:
     try:
-        return await ReplicationStream.open(conninfo, name=leadership.instance)
-    except SourceUnavailable as error:
-        # A role that may not replicate is refused without an SQLSTATE.
+        return await ReplicationStream.open(conninfo, name=leadership.instance, timeout=timeout)
+    except (AccessRefused, SourceUnavailable) as error:
+        # The driver does not say why: it may be a role that may not replicate.
         if refusal := await leadership.why_no_replication():
             raise refusal from error
 
@@ -85,6 +90,7 @@ async def _feed(
     checkpoint_interval: float,
     policy: SlotPolicy,
     lost: str,
+    shutdown: Shutdown,
     notice: Notice,
     leave_at: LSN | None,
     max_retained: int | None,
@@ -121,8 +127,9 @@ async def _feed(
         leadership,
         start,
         memory=memory,
-        interval=report_interval(int(timeout or 0) / 1000),
+        timeout=int(timeout or 0) / 1000,
         checkpoint_interval=checkpoint_interval,
+        shutdown=shutdown,
         notice=notice,
         leave_at=leave_at,
         max_retained=max_retained,

@@ -1,4 +1,4 @@
-"""Telling the server how far we are, on a clock of its own."""
+"""Telling the server how far we are, on a clock of its own, and hearing whether it is there."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,8 @@ import anyio
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.feedback import Feedback
 from pgcdc_outbox.core.progress import Progress
+from pgcdc_outbox.core.silence import Silence
+from pgcdc_outbox.errors import SourceUnavailable
 from pgcdc_outbox.events import LoopStalled, Reported
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
@@ -17,6 +19,8 @@ class Reporter:
 
     It runs beside the reader, so that neither a full intake nor a slow handler
     delays a report; only what blocks the event loop itself does, and is told.
+    A server that has been silent for long is asked to answer, and given up
+    when it does not.
     """
 
     def __init__(
@@ -25,12 +29,14 @@ class Reporter:
         progress: Callable[[], Progress],
         *,
         interval: float,
+        patience: float,
         consumer: str,
         notice: Notice,
     ) -> None:
         self._stream = stream
         self._progress = progress
         self._feedback = Feedback(interval=interval)
+        self._silence = Silence(patience=patience, now=time.monotonic())
         self._consumer = consumer
         self._notice = notice
         self._wake = anyio.Event()
@@ -45,24 +51,45 @@ class Reporter:
         self._feedback.ask()
         self._wake.set()
 
+    def heard(self, now: float) -> None:
+        """Something came from the server."""
+        self._silence.heard(now)
+
     async def run(self) -> None:
-        """Report until cancelled."""
+        """Report until cancelled. Raises `SourceUnavailable` when the server is silent for long."""
+        self.heard(time.monotonic())
         while True:
             now = time.monotonic()
+            self._listen(now)
             wait = self._feedback.wait(now)
             if wait > 0:
-                await self._sleep(wait, now)
+                await self._sleep(min(wait, self._silence.wait(now)), now)
                 continue
 
             self._wake = anyio.Event()
             self._feedback.reported(now)
-            await self.report()
+            with anyio.move_on_after(self._silence.patience):
+                await self.report(ask=self._silence.is_long(now))
 
-    async def report(self) -> None:
-        """Report now."""
+    async def report(self, *, ask: bool = False) -> None:
+        """Report now; ask for an answer, if need be."""
         progress = self._progress()
-        await self._stream.report(received=progress.received, flushed=progress.flushed)
+        await self._stream.report(received=progress.received, flushed=progress.flushed, ask=ask)
         self._notice(Reported(consumer=self._consumer, flushed=progress.flushed))
+
+    def _listen(self, now: float) -> None:
+        if not self._silence.is_over(now):
+            return
+
+        if self._stream.has_more:
+            # It is we who do not read: the intake is full, or the event loop stood still.
+            self._silence.heard(now)
+            return
+
+        raise SourceUnavailable(
+            f"read the stream: the server has been silent for {self._silence.patience:.3g} s",
+            hint="The network was cut, or the server hangs; the consumer connects again.",
+        )
 
     async def _sleep(self, wait: float, now: float) -> None:
         """Sleep until the next report, or until there is news."""

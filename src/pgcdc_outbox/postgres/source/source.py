@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.core.switching import Switching
-from pgcdc_outbox.errors import OutboxError, PublicationChanged, SlotInUse
+from pgcdc_outbox.errors import OutboxError, PublicationChanged, SlotInUse, SlotInvalidated
 from pgcdc_outbox.events import LogUnavailable
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
@@ -20,6 +20,7 @@ from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.lock import Lock
 from pgcdc_outbox.postgres.source.logical import open_log
 from pgcdc_outbox.postgres.source.memory import Memory
+from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
 from pgcdc_outbox.postgres.source.start import require_same_cluster
 from pgcdc_outbox.postgres.source.table_feed import TableFeed
@@ -35,6 +36,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     poll_interval: float
     max_retained_wal: int
     slot_policy: SlotPolicy
+    shutdown_grace: float
+    wal_sender_timeout: float | None
 
 
 class PostgresSource:
@@ -53,18 +56,22 @@ class PostgresSource:
         schema: str,
         instance: str,
         reading: Reading,
+        beside: Session,
         notice: Notice,
     ) -> None:
+        """``beside`` is a session that is used while a feed is open."""
         self._conninfo = conninfo
         self._consumer = consumer
         self._schema = schema
         self._instance = instance
         self._reading = reading
+        self._beside = beside
         self._notice = notice
         self._waiting: _Connections | None = None
         self._memory = Memory()
         self._switching = Switching()
         self._lost = ""
+        self._shutdown: Shutdown
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LogicalFeed | TableFeed]:
@@ -72,11 +79,12 @@ class PostgresSource:
         connections, self._waiting = self._waiting or self._connect(), None
         try:
             leadership = await self._lead(connections)
+            self._shutdown = connections.shutdown
             feed = await self._opened(leadership)
             try:
                 yield feed
-            except PublicationChanged as error:
-                # Whatever the next hold finds: this slot has left jobs out.
+            except (PublicationChanged, SlotInvalidated) as error:
+                # Whatever the next hold finds: this slot has left jobs out, or will.
                 self._lost = str(error)
                 raise
             finally:
@@ -96,9 +104,22 @@ class PostgresSource:
 
     def _connect(self) -> "_Connections":
         """Only polling goes without what a pooler takes away: see `Lock`."""
-        return _Connections(
+        connections = _Connections(
             self._conninfo, name=self._instance, pooled=self._reading.mode == "polling"
         )
+
+        async def let_go() -> None:
+            await connections.rest()
+            await self._beside.rest()
+
+        connections.shutdown = Shutdown(
+            connections.control,
+            consumer=self._consumer,
+            grace=self._reading.shutdown_grace,
+            let_go=let_go,
+            notice=self._notice,
+        )
+        return connections
 
     async def _lead(self, connections: "_Connections") -> Leadership:
         try:
@@ -110,6 +131,7 @@ class PostgresSource:
                 instance=self._instance,
             )
         except SlotInUse:
+            await connections.shutdown.look()
             # It will be asked again in a moment: no new connections for each time.
             self._waiting = connections
             raise
@@ -198,6 +220,8 @@ class PostgresSource:
             checkpoint_interval=self._reading.checkpoint_interval,
             policy=self._reading.slot_policy,
             lost=self._lost,
+            wal_sender_timeout=self._reading.wal_sender_timeout,
+            shutdown=self._shutdown,
             notice=self._notice,
             leave_at=leave_at,
             max_retained=max_retained,
@@ -246,12 +270,15 @@ class PostgresSource:
             slot=slot_name(self._schema, self._consumer, leadership.database_oid),
             poll_interval=poll_interval,
             polls_until=polls_until,
+            shutdown=self._shutdown,
             notice=self._notice,
         )
 
 
 class _Connections:
     """What a hold needs beside the log: one for its statements, and one that has the lock."""
+
+    shutdown: Shutdown
 
     def __init__(self, conninfo: str, *, name: str, pooled: bool) -> None:
         self.control = Session(conninfo, name=name, reconnects=False, prepares=not pooled)
@@ -260,6 +287,11 @@ class _Connections:
             self._holding = Session(conninfo, name=name, reconnects=False, prepares=False)
 
         self.lock = Lock(self._holding, in_transaction=pooled)
+
+    async def rest(self) -> None:
+        """Close both, as soon as no statement runs on them."""
+        await self.control.rest()
+        await self._holding.rest()
 
     def close(self) -> None:
         """Close both."""

@@ -15,6 +15,9 @@ from pgcdc_outbox.postgres.source.leadership import Leadership
 PAGE_ROWS = 5000
 PAGE_BYTES = 4 * 1024 * 1024
 
+# What a look at a table of any size may take.
+_LONG_SECONDS = 3600.0
+
 Row = tuple[Any, ...]
 """id, created_at, attempt, topic, payload, key, headers, content_type, history, xid."""
 
@@ -43,13 +46,17 @@ async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> 
             "read_running",
             {**parameters, "running": running, "xid": cursor[0], "id": cursor[1]},
             doing="read the table",
+            within=_LONG_SECONDS,
         )
         if rows:
             return rows
 
     xid, id_ = cursor if later else first_later
     return await leadership.rows(
-        "read_later", {**parameters, "xid": xid, "id": id_}, doing="read the table"
+        "read_later",
+        {**parameters, "xid": xid, "id": id_},
+        doing="read the table",
+        within=_LONG_SECONDS,
     )
 
 

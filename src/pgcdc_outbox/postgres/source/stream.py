@@ -5,6 +5,7 @@ and runs on the event loop's thread, so two tasks never meet inside it; one task
 reads, another reports.
 """
 
+import select
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from psycopg import pq
 
 from pgcdc_outbox.errors import (
     OutboxError,
+    PermissionMissing,
     PublicationMissing,
+    SlotInvalidated,
     SlotMissing,
     SourceUnavailable,
 )
@@ -28,6 +31,10 @@ from pgcdc_outbox.postgres.sqlstate import map_error, map_result
 _OPTIONS = "-c datestyle=ISO -c timezone=UTC -c bytea_output=hex -c lock_timeout=30s"
 
 _TLS_SECONDS = 1.0
+
+# How long the server may take to answer a command. To make a slot it waits for every
+# transaction that writes, and for each at most as long as lock_timeout says.
+_COMMAND_SECONDS = 120.0
 
 Next = Callable[[int], tuple[int, bytes | memoryview]]
 """libpq's ``PQgetCopyData``: the size of the next frame, and the frame. Not above 0: none."""
@@ -46,8 +53,14 @@ class ReplicationStream:
         self.fd = self._pgconn.socket
 
     @classmethod
-    async def open(cls, conninfo: str, *, name: str) -> "ReplicationStream":
-        """Connect. Raises `OutboxError`."""
+    async def open(
+        cls, conninfo: str, *, name: str, timeout: float | None = None
+    ) -> "ReplicationStream":
+        """Connect. Raises `OutboxError`.
+
+        ``timeout`` is the ``wal_sender_timeout`` of this connection in seconds; None
+        leaves it as it is.
+        """
         connection = await connect(
             conninfo,
             name=name,
@@ -56,7 +69,18 @@ class ReplicationStream:
             replication="database",
             client_encoding="UTF8",
         )
-        return cls(connection)
+        stream = cls(connection)
+        if timeout is not None:
+            try:
+                await stream.query(
+                    f"set wal_sender_timeout = '{round(timeout * 1000)}ms'",
+                    doing="set wal_sender_timeout",
+                )
+            except BaseException:
+                stream.close()
+                raise
+
+        return stream
 
     def close(self) -> None:
         """Close the connection at once; what was not read is still in the log."""
@@ -69,7 +93,7 @@ class ReplicationStream:
         """Run a command that gives rows. Raises `OutboxError`."""
         result = await self._result(command, doing=doing)
         if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-            raise map_result(result, doing=doing)
+            raise _map_command(result, doing=doing)
 
         while await self._next_result(doing) is not None:
             pass
@@ -80,7 +104,10 @@ class ReplicationStream:
         ]
 
     async def start(self, slot: str, *, publication: str, position: LSN) -> None:
-        """Begin to stream from a position, or from the slot's if that is later."""
+        """Begin to stream from a position, or from the slot's if that is later.
+
+        Raises `SlotInvalidated` if the log that the slot needs is gone, and other `OutboxError`.
+        """
         doing = f"start replication from slot {slot}"
         result = await self._result(
             commands.start_replication(
@@ -89,7 +116,7 @@ class ReplicationStream:
             doing=doing,
         )
         if result.status != pq.ExecStatus.COPY_BOTH:
-            raise map_result(result, doing=doing)
+            raise _map_stream(result, doing=doing)
 
     def drain(self, take: Callable[[Next, int], tuple[int, int]], limit: int) -> int:
         """Let ``take`` have the frames that libpq holds already, so many at most.
@@ -128,6 +155,13 @@ class ReplicationStream:
         # show any more: look again now and then.
         with anyio.move_on_after(_TLS_SECONDS):
             await anyio.wait_readable(self.fd)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are bytes that nobody has read yet, or the end of the connection."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def report(self, *, received: LSN, flushed: LSN, ask: bool = False) -> None:
         """Send a status update."""
@@ -169,7 +203,7 @@ class ReplicationStream:
         """Why the server ended the stream."""
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            error = map_result(result, doing="read the stream")
+            error = _map_stream(result, doing="read the stream")
             # Once a slot streams, the only object it can miss is the publication.
             return PublicationMissing(str(error)) if isinstance(error, SlotMissing) else error
 
@@ -186,7 +220,10 @@ class ReplicationStream:
         except psycopg.Error as error:
             raise map_error(error, doing=doing) from error
 
-        result = await self._next_result(doing)
+        result = None
+        with anyio.move_on_after(_COMMAND_SECONDS):
+            result = await self._next_result(doing)
+
         if result is None:
             raise SourceUnavailable(f"{doing}: the server gave no answer")
 
@@ -207,6 +244,27 @@ class ReplicationStream:
         # SQLSTATE (object_not_in_prerequisite_state), for the text is translated.
         if result.error_field(pq.DiagnosticField.SQLSTATE) == b"55000":
             self.skips_rows = True
+
+
+def _map_command(result: pq.abc.PGresult, *, doing: str) -> OutboxError:
+    error = map_result(result, doing=doing)
+    if result.error_field(pq.DiagnosticField.SQLSTATE) == b"42501":
+        return PermissionMissing(
+            str(error),
+            hint="The role needs REPLICATION, and output_plugin_libraries, if the server has it, "
+            "must include pgoutput.",
+        )
+
+    return error
+
+
+def _map_stream(result: pq.abc.PGresult, *, doing: str) -> OutboxError:
+    error = _map_command(result, doing=doing)
+    # A file is missing, and what a slot reads is the log.
+    if result.error_field(pq.DiagnosticField.SQLSTATE) == b"58P01":
+        return SlotInvalidated(str(error))
+
+    return error
 
 
 def _text(value: bytes | None) -> str | None:

@@ -11,12 +11,13 @@ from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.reconnect import Backoff
-from pgcdc_outbox.errors import PermissionMissing, SlotInUse
+from pgcdc_outbox.errors import PermissionMissing, ServerStopping, SlotInUse
 from pgcdc_outbox.events import CheckpointSaved, ChoreFailed, Polling, Reconciled, Reconciling
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.memory import Memory
+from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.table import TableReading
 from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
@@ -45,6 +46,7 @@ class TableFeed:
         memory: Memory,
         slot: str,
         poll_interval: float | None,
+        shutdown: Shutdown,
         notice: Notice,
         polls_until: float = float("inf"),
     ) -> None:
@@ -58,6 +60,7 @@ class TableFeed:
         self._slot = slot
         self._poll_interval = poll_interval
         self._polls_until = polls_until
+        self._shutdown = shutdown
         self._notice = notice
         self._reading = TableReading(leadership, checkpoint)
         self._first_end: int | None = None
@@ -75,6 +78,7 @@ class TableFeed:
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
         self._settled = True
+        self._shutdown.settled()
         self._reading.settle(batch)
         self._news.set()
         self._look_caught_up()
@@ -100,12 +104,18 @@ class TableFeed:
     async def run(self, intake: Intake) -> None:
         """Deliver and save until cancelled. Raises `OutboxError` when the hold is lost."""
         self._reading.know(await self._known())
-        await together(
-            lambda: self._read(intake),
-            self._keep_saving,
-            self._leadership.lock.keep,
-            self._drop_slot,
-        )
+        bear = self._shutdown.bear
+        try:
+            await together(
+                lambda: bear(lambda: self._read(intake)),
+                lambda: bear(self._keep_saving),
+                lambda: bear(self._leadership.lock.keep),
+                lambda: bear(self._drop_slot),
+                lambda: self._shutdown.drain(intake),
+            )
+        except ServerStopping:
+            await self._shutdown.leave(self.finish)
+            raise
 
     async def finish(self) -> None:
         """Save the last place, and write down what is settled beyond it."""

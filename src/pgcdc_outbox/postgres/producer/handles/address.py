@@ -1,14 +1,8 @@
 """Where a client connects when no transaction is given to it."""
 
-import os
 from typing import Any, Final
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
-from pgcdc_outbox.errors import SettingsError
-
-VARIABLE: Final = "PGCDC_OUTBOX_DSN"
+from pgcdc_outbox.postgres.conninfo import VARIABLE, of_environment, parse
 
 _DEFAULTS: Final[dict[str, Any]] = {
     "connect_timeout": 10,
@@ -22,7 +16,7 @@ class Address:
     """A conninfo, or the promise to look into the environment when it is needed."""
 
     def __init__(self, conninfo: str | None) -> None:
-        self._parameters = None if conninfo is None else _parse("conninfo", conninfo)
+        self._parameters = None if conninfo is None else parse(conninfo, field="conninfo")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -32,7 +26,7 @@ class Address:
         """
         given = self._parameters
         if given is None:
-            given = _parse(VARIABLE, os.environ.get(VARIABLE, ""))
+            given = parse(of_environment(), field=VARIABLE)
 
         return _DEFAULTS | given | {"client_encoding": "utf8", "autocommit": True}
 
@@ -49,18 +43,3 @@ class Address:
             f"{name}={self._parameters.get(name)}" for name in _SHOWN if name in self._parameters
         )
         return repr(" ".join(shown))
-
-
-def _parse(field: str, conninfo: str) -> dict[str, Any]:
-    hint = "Write postgresql://user@host/database, or host=... dbname=... user=..."
-    try:
-        parameters = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        # Not chained, not quoted: the part that makes no sense may be the password.
-        raise SettingsError(f"{field}: it makes no sense", hint=hint) from None
-
-    # A password with a bare "@" ends up in the host. (A leading one is a socket's.)
-    if "@" in str(parameters.get("host") or "")[1:]:
-        raise SettingsError(f"{field}: there is an @ in the host; percent-encode it", hint=hint)
-
-    return parameters
