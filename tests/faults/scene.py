@@ -1,0 +1,130 @@
+"""A scenario: an outbox, who writes to it, who reads it, and what is true in the end."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pgcdc_outbox.postgres.migrate import migrate
+from tests.faults.audit import Audit, missing
+from tests.faults.crew import Crew
+from tests.faults.producers import Busy, Producer
+from tests.faults.sampler import Sample, Sampler
+from tests.faults.truth import Body, Truth
+from tests.harness import Outbox
+from tests.wait import eventually
+
+CHECKPOINT_SECONDS = 0.3
+"""How often consumers save their position here: tests should not wait for it long."""
+
+SINCE_CHECKPOINT = 2 * CHECKPOINT_SECONDS + 2.0
+"""How far back work may come again if only the checkpoint is left: two intervals, and slack."""
+
+
+class Scene:
+    """What a test needs, and the question that it ends with."""
+
+    def __init__(self, dsn: str, folder: Path, mode: str) -> None:
+        migrate(dsn)
+        self.dsn = dsn
+        self.mode = mode
+        self.outbox = Outbox(dsn)
+        self.truth = Truth(folder)
+        self.crew = Crew(
+            self.truth,
+            dsn,
+            mode=mode,
+            batch_size=10,
+            maintenance=False,
+            drain_timeout=5.0,
+            promote_interval=0.05,
+            checkpoint_interval=CHECKPOINT_SECONDS,
+        )
+        self._stack = ExitStack()
+        self._samples: list[Sample] = []
+        self.ordered = True
+
+    def put(self, count: int = 1, *, fails: int = 0, delayed: bool = False) -> list[Body]:
+        """Commit jobs in one transaction."""
+        jobs = [self.truth.plan(fails=fails, delayed=delayed) for _ in range(count)]
+        Producer(self.dsn, self.truth, "test").put(jobs)
+        return jobs
+
+    @contextmanager
+    def busy(self, **options: Any) -> Iterator[None]:
+        """Produce all kinds of jobs during a block, and watch the slot."""
+        with Busy(self.dsn, self.truth, **options), self.watched():
+            yield
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the slot during a block."""
+        with Sampler(self.dsn) as sampler:
+            try:
+                yield
+            finally:
+                self._samples += sampler.samples
+
+    def handled(self, jobs: list[Body], timeout: float = 20.0) -> None:
+        """Wait until each of these came to its end."""
+        wanted = {job.seq: job for job in jobs}
+        eventually(lambda: self._nothing_missing(wanted), timeout)
+
+    def executed(self, more: int = 1, timeout: float = 20.0) -> None:
+        """Wait until so many more jobs were executed."""
+        before = len(self.truth.executions)
+        eventually(lambda: len(self.truth.executions) >= before + more, timeout)
+
+    def conclude(self, timeout: float = 30.0) -> Audit:
+        """Let everything come to its end, stop in good order, and hold it against the promises.
+
+        A last run shows that after a clean stop nothing comes again.
+        """
+        if not self.crew.alive:
+            self.crew.start()
+
+        committed = self.truth.jobs("committed")
+        eventually(lambda: self._nothing_missing(committed), timeout)
+        for worker in self.crew.alive:
+            assert worker.stop() == 0, worker.log.read_text()
+
+        last = self.crew.start(once=True)
+        assert last.process.wait(30) == 0, last.log.read_text()
+        return self.check()
+
+    def check(self) -> Audit:
+        """Hold what happened against what is promised."""
+        audit = self.audit()
+        assert not audit.violations, "\n".join(audit.violations[:20])
+        return audit
+
+    def audit(self) -> Audit:
+        """What happened."""
+        return Audit(
+            self.truth.claims,
+            self.truth.executions,
+            breaks=self.truth.breaks,
+            dead=self.dead(),
+            max_attempts=self.crew.max_attempts,
+            ordered=self.ordered,
+            samples=self._samples,
+            slots=[told.detail["position"] for told in self.crew.told("SlotCreated")],
+        )
+
+    def dead(self) -> dict[int, int]:
+        """The dead letters: seq, and the attempt that was the last."""
+        rows = self.outbox.rows(
+            "select payload, attempt from dead_letter where reason = 'exhausted'"
+        )
+        return {msgspec.json.decode(payload, type=Body).seq: n for payload, n in rows}
+
+    def close(self) -> None:
+        self.crew.clear()
+
+    def _nothing_missing(self, jobs: dict[int, Body]) -> bool:
+        dead = self.dead() if any(job.fails for job in jobs.values()) else {}
+        left = missing(jobs, self.truth.executions, dead, self.crew.max_attempts)
+        assert not left, f"{len(left)} of {len(jobs)} did not come to their end, first {left[0]}"
+        return True
