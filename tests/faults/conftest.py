@@ -1,11 +1,16 @@
 """Scenes to break things in."""
 
+import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from pgcdc_outbox.testing import PostgresServer
+from tests.conftest import OUTSIDE
+from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 
 MODES = ("logical",)
@@ -28,5 +33,27 @@ def scene(database: str, tmp_path: Path, mode: str) -> Iterator[Scene]:
 @pytest.fixture(scope="package")
 def own_server() -> Iterator[PostgresServer]:
     """A server that tests of this folder may stop, kill and cut off; each finds it running."""
+    if os.environ.get(OUTSIDE):
+        pytest.skip(f"restarts servers, and {OUTSIDE} names one that is not ours")
+
     with PostgresServer.start(tcp=True) as server:
         yield server
+
+
+@pytest.fixture
+def own_scene(own_server: PostgresServer, tmp_path: Path, mode: str) -> Iterator[Scene]:
+    """A scene on a server that may be broken."""
+    own_server.resume()
+    name = f"own_{secrets.token_hex(4)}"
+    subject = Scene(own_server.create_database(name), tmp_path, mode)
+    yield subject
+    subject.close()
+    own_server.resume()
+    own_server.drop_database(name)
+
+
+@pytest.fixture
+def network(own_server: PostgresServer) -> Iterator[Proxy]:
+    """The network between a consumer and `own_server`."""
+    with Proxy("127.0.0.1", int(conninfo_to_dict(own_server.tcp_dsn())["port"])) as proxy:
+        yield proxy

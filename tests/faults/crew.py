@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 # What succeeded is reported within a tenth of a second, if the machine is not too busy.
 REPORT_SECONDS = 2.0
 
+_STATES = {"Connecting", "Streaming", "StandingBy", "Disconnected"}
+
 
 class Worker:
     """One process."""
@@ -60,6 +62,16 @@ class Worker:
             return self.told(event)[count - 1 : count]
 
         return eventually(look, timeout)[0]
+
+    def at_work(self, timeout: float = 20.0) -> None:
+        """Wait until it reads the log, or stands by, after whatever it went through."""
+
+        def look() -> bool:
+            told = [each.event for each in self._events.read() if each.event in _STATES]
+            assert self.alive, f"{self!r} ended:\n{self.log.read_text()}"
+            return told[-1:] in (["Streaming"], ["StandingBy"])
+
+        eventually(look, timeout)
 
     def kill(self) -> None:
         """End it as the kernel does when memory is short."""
@@ -118,7 +130,7 @@ class Crew:
 
     def __init__(self, truth: Truth, dsn: str, **consumer: Any) -> None:
         self._truth = truth
-        self._dsn = dsn
+        self.dsn = dsn
         self._consumer = consumer
         self.workers: list[Worker] = []
         self.max_attempts = 3
@@ -128,7 +140,7 @@ class Crew:
         worker = Worker(
             Order(
                 name=f"worker-{len(self.workers) + 1}",
-                dsn=dsn or self._dsn,
+                dsn=dsn or self.dsn,
                 folder=str(self._truth.folder),
                 consumer=self._consumer | (consumer or {}),
                 max_attempts=self.max_attempts,

@@ -41,7 +41,8 @@ class Repeats:
     def _has_cause(self, first: Execution, second: Execution) -> bool:
         end = self._ends.get(first.seq, 0) if first.attempt == 1 else 0
         return any(
-            each.at - each.again <= first.at <= each.until
+            each.again is not None
+            and each.at - each.again <= first.at <= each.until
             and each.at <= second.at
             and not 0 < end <= each.reported
             for each in self._breaks

@@ -88,6 +88,7 @@ class Scene:
         committed = self.truth.jobs("committed")
         eventually(lambda: self._nothing_missing(committed), timeout)
         for worker in self.crew.alive:
+            worker.at_work()
             assert worker.stop() == 0, worker.log.read_text()
 
         last = self.crew.start(once=True)

@@ -70,8 +70,8 @@ class Break(Struct, frozen=True, kw_only=True):
     what: str
     at: float
     until: float
-    again: float
-    """Work that was done up to so many seconds before it may come again."""
+    again: float | None = None
+    """Work that was done up to so many seconds before it may come again; None: nothing may."""
     resets: bool = False
     """Whether the slot may stand further back afterwards."""
     reported: int = 0
@@ -102,7 +102,9 @@ class Truth:
             append(self.folder / "claims", [claim])
 
     @contextmanager
-    def breaking(self, what: str, *, again: float = 0.0, resets: bool = False) -> Iterator[None]:
+    def breaking(
+        self, what: str, *, again: float | None = None, resets: bool = False
+    ) -> Iterator[None]:
         """Note that something is broken during a block, whether the block succeeds or not."""
         at = time.monotonic()
         try:
