@@ -4,7 +4,7 @@ Each rule gives what speaks against it, with the evidence.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cached_property
 
 from tests.faults.positions import moved_back, passed_unsettled
@@ -81,7 +81,8 @@ class Audit:
     # No committed job is lost, and no other is handled.
 
     def _missing(self) -> list[Body]:
-        return missing(self._of("committed"), self._executions, self._dead, self._max_attempts)
+        done = {run.seq for run in self._executions if not run.failed}
+        return missing(self._of("committed"), done, self._dead, self._max_attempts)
 
     def _lost(self) -> Iterator[str]:
         for job in self._missing():
@@ -168,12 +169,8 @@ class Audit:
 
 
 def missing(
-    jobs: Mapping[int, Body],
-    executions: Sequence[Execution],
-    dead: Mapping[int, int],
-    max_attempts: int,
+    jobs: Mapping[int, Body], done: Set[int], dead: Mapping[int, int], max_attempts: int
 ) -> list[Body]:
-    """The jobs that did not come to their end yet."""
-    done = {run.seq for run in executions if not run.failed}
+    """The jobs that did not come to their end yet: success, or the dead letters."""
     ends = (dead.keys(), done)
     return [job for job in jobs.values() if job.seq not in ends[job.fails < max_attempts]]

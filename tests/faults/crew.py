@@ -96,6 +96,12 @@ class Worker:
 
         return self.process.wait(timeout)
 
+    @property
+    def peak_memory(self) -> int:
+        """The most bytes of memory that it has had at once."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def pause(self) -> None:
         """Stop its clock."""
         self.process.send_signal(signal.SIGSTOP)

@@ -126,6 +126,6 @@ class Scene:
 
     def _nothing_missing(self, jobs: dict[int, Body]) -> bool:
         dead = self.dead() if any(job.fails for job in jobs.values()) else {}
-        left = missing(jobs, self.truth.executions, dead, self.crew.max_attempts)
+        left = missing(jobs, self.truth.done, dead, self.crew.max_attempts)
         assert not left, f"{len(left)} of {len(jobs)} did not come to their end, first {left[0]}"
         return True

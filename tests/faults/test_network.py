@@ -70,3 +70,22 @@ def test_slow(remote: Scene, network: Proxy, slow: Callable[[Proxy], None]) -> N
     network.heal()
     remote.conclude()
     assert not remote.crew.told("Disconnected")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="nobody notices a server that has gone silent")
+def test_stranded(remote: Scene, network: Proxy) -> None:
+    """Old connections are dead without a word; new ones pass.
+
+    A server that is silent for longer than its own patience is gone.
+    """
+    name = remote.outbox.value("select quote_ident(current_database())")
+    remote.outbox.rows(f"alter database {name} set wal_sender_timeout = '2s'")
+    worker = remote.crew.start()
+    with remote.busy():
+        remote.executed(50)
+        network.strand()
+        remote.executed(50, timeout=30)
+
+    assert worker.alive
+    remote.conclude()

@@ -89,6 +89,8 @@ class Truth:
         self._seqs = itertools.count(1)
         self._lock = threading.Lock()
         self._executions = Lines(self.executed, Execution)
+        self._done: set[int] = set()
+        self._looked_at = 0
 
     def plan(self, *, fails: int = 0, delayed: bool = False) -> Body:
         """A job that nobody else has."""
@@ -134,6 +136,15 @@ class Truth:
         with self._lock:
             return list(self._executions.read())
 
+    @property
+    def done(self) -> set[int]:
+        """The seqs of the jobs that succeeded so far."""
+        with self._lock:
+            runs = self._executions.read()
+            self._done.update(run.seq for run in runs[self._looked_at :] if not run.failed)
+            self._looked_at = len(runs)
+            return self._done
+
     def jobs(self, fate: Fate) -> dict[int, Body]:
         """The jobs of every transaction of this fate, by seq."""
         return {job.seq: job for claim in self.claims if claim.fate == fate for job in claim.jobs}
@@ -157,15 +168,22 @@ class Lines(Generic[T]):
 
             whole = text[: text.rfind(b"\n") + 1]
             self._offset += len(whole)
-            self._rows += map(self._decoder.decode, whole.splitlines())
+            self._rows += filter(None, map(self._row, whole.splitlines()))
 
         return self._rows
 
+    def _row(self, line: bytes) -> T | None:
+        try:
+            return self._decoder.decode(line)
+        except msgspec.DecodeError:
+            # Empty, or torn: its writer was killed in the middle of it, and had not returned.
+            return None
+
 
 def append(path: Path, rows: Sequence[Struct]) -> None:
-    """Add lines to a file, all of them or, to whoever is killed before, none."""
+    """Add lines to a file, behind whatever somebody else did not finish."""
     with path.open("ab", buffering=0) as file:
-        file.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        file.write(b"\n" + b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
 def position(text: str) -> int:
