@@ -41,6 +41,7 @@ grant select, insert on :"schema".immediate to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".failed to pgcdc_outbox_consumer;
 grant select, update, delete on :"schema".scheduled to pgcdc_outbox_consumer;
 grant select, insert, delete on :"schema".trace to pgcdc_outbox_consumer;
+grant select, insert, update, delete on :"schema".started to pgcdc_outbox_consumer;
 
 -- An operator looks at everything, and retries or discards dead letters. To see
 -- whose transaction holds the log:

@@ -81,7 +81,7 @@ class Consumer:
         retry: Policy | None = None,
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
-        checkpoint_interval: timedelta | float = 5.0,
+        checkpoint_interval: timedelta | float = 1.0,
         maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,

@@ -209,7 +209,7 @@ def test_migrate(database):
     shell = Shell(database)
 
     assert "0001 create_outbox  pending" in shell("migrate", "--status").stdout
-    assert shell("migrate").stdout == "applied 0001 create_outbox\n"
+    assert shell("migrate").stdout == "applied 0001 create_outbox\napplied 0002 survive_crashes\n"
     assert shell("migrate").stdout == "schema outbox is up to date\n"
     assert "0001 create_outbox  applied" in shell("migrate", "--status").stdout
 
@@ -254,7 +254,7 @@ def test_status(shell):
 
     text = shell("status")
     assert text.exit_code == 0
-    assert "schema outbox: migration 1, up to date" in text.stdout
+    assert "schema outbox: migration 2, up to date" in text.stdout
     assert "immediate_default" in text.stdout
     assert json.loads(shell("status", "--format", "json").stdout)["counts"]["immediate"] == 1
 

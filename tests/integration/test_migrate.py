@@ -30,7 +30,9 @@ from pgcdc_outbox.postgres.migrate import (
 from tests.wait import eventually
 
 FOLDER = Path(__file__).parents[2]
-SECOND = Migration(2, "add_note", 'alter table :"schema".immediate add column note text;\n')
+NEXT = Migration(
+    len(known()) + 1, "add_note", 'alter table :"schema".immediate add column note text;\n'
+)
 ODD_NAMES = ["outbox", 'We "ird% é:x', "x" * 63, "select", "%s"]
 
 
@@ -114,11 +116,11 @@ def test_a_changed_migration_is_refused(database):
     changed = [Migration(step.number, step.name, step.text + "\n") for step in known()]
 
     with pytest.raises(MigrationChanged, match="create_outbox"):
-        migrate(database, migrations=[*changed, SECOND])
+        migrate(database, migrations=[*changed, NEXT])
 
 
 def test_a_newer_schema_is_refused(database):
-    migrate(database, migrations=[*known(), SECOND])
+    migrate(database, migrations=[*known(), NEXT])
 
     with pytest.raises(SchemaAhead, match="add_note"):
         migrate(database)
@@ -130,13 +132,11 @@ def test_a_long_transaction_blocks_it_briefly_and_is_named(database):
         producer.execute("select outbox.enqueue('t', '1')")
 
         with pytest.raises(MigrationBlocked) as caught:
-            migrate(
-                database, migrations=[*known(), SECOND], lock_timeout=timedelta(milliseconds=200)
-            )
+            migrate(database, migrations=[*known(), NEXT], lock_timeout=timedelta(milliseconds=200))
 
         assert f"pid {producer.info.backend_pid}" in str(caught.value)
 
-    assert numbers(migrate(database, migrations=[*known(), SECOND])) == [2]
+    assert numbers(migrate(database, migrations=[*known(), NEXT])) == [NEXT.number]
 
 
 def test_producers_wait_no_longer_than_the_lock_timeout(database):
@@ -150,7 +150,7 @@ def test_producers_wait_no_longer_than_the_lock_timeout(database):
 
         def attempt():
             with pytest.raises(MigrationBlocked):
-                migrate(database, migrations=[*known(), SECOND], lock_timeout=timedelta(seconds=1))
+                migrate(database, migrations=[*known(), NEXT], lock_timeout=timedelta(seconds=1))
 
         thread = threading.Thread(target=attempt)
         thread.start()
@@ -166,13 +166,13 @@ def test_producers_wait_no_longer_than_the_lock_timeout(database):
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(database):
-    broken = Migration(2, "broken", 'create table :"schema".half (a int);\nselect 1/0;\n')
+    broken = Migration(NEXT.number, "broken", 'create table :"schema".half (a int);\nselect 1/0;\n')
     migrate(database)
 
     with pytest.raises(Exception, match="division by zero"):
         migrate(database, migrations=[*known(), broken])
 
-    assert numbers(status(database).applied) == [1]
+    assert numbers(status(database).applied) == numbers(known())
     with psycopg.connect(database) as connection:
         assert connection.execute("select to_regclass('outbox.half')").fetchone() == (None,)
 
@@ -197,7 +197,7 @@ def test_require_current(database):
 
     migrate(database)
     check()
-    with pytest.raises(SchemaBehind, match="is at 1; this version needs 2"):
-        check([*known(), SECOND])
+    with pytest.raises(SchemaBehind, match=f"is at {NEXT.number - 1}; this version needs {NEXT.number}"):
+        check([*known(), NEXT])
     with pytest.raises(SchemaAhead):
         check([])

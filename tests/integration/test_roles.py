@@ -90,7 +90,8 @@ def test_a_consumer_can_run_its_statements(acting, owner):
         "target_lsn": "0/1",
     }
     execute(consumer, "schema_number", {})
-    execute(consumer, "take_over", {"consumer": "c", "instance": "i"})
+    execute(consumer, "take_over", {"consumer": "c", "instance": "i", "mode": "logical"})
+    execute(consumer, "release", me)
     execute(consumer, "forget_slot", me)
     execute(consumer, "plan_reconcile", {**me, **position, "slot": "s"})
     execute(consumer, "save_cursor", {**me, "xid": "3", "id": 1})

@@ -70,6 +70,83 @@ async def test_a_crash_between_making_the_slot_and_reading_the_table_loses_nothi
     assert recorder.ids == ids
 
 
+def _make_slot_anew(outbox: Outbox) -> None:
+    outbox.rows("select pg_drop_replication_slot(%s)", [_slot(outbox)])
+    outbox.rows("select pg_create_logical_replication_slot(%s, 'pgoutput')", [_slot(outbox)])
+
+
+async def test_a_slot_that_somebody_made_anew_while_away_is_not_believed(outbox: Outbox) -> None:
+    """It begins after jobs that nobody has seen."""
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    async with streaming(subject, watcher):
+        before = outbox.put([1])
+        await recorder.got(1)
+
+    gap = outbox.put([2])
+    _make_slot_anew(outbox)
+    async with streaming(subject, watcher):
+        after = outbox.put([3])
+        await recorder.until(lambda: set(after) <= set(recorder.ids))
+
+    assert set(recorder.ids) == {*before, *gap, *after}
+    assert "anew" in watcher.of(SlotCreated)[1].reason
+
+
+async def test_a_slot_made_anew_after_a_crash_is_not_believed_either(outbox: Outbox) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        pass
+
+    # As a process leaves it that was killed.
+    outbox.rows("update consumer set released_at = null")
+    gap = outbox.put([2])
+    _make_slot_anew(outbox)
+    async with running(consumer(outbox, recorder)):
+        await recorder.until(lambda: set(gap) <= set(recorder.ids))
+
+
+async def test_a_slot_made_anew_while_the_connection_was_lost_is_not_believed_either(
+    outbox: Outbox,
+) -> None:
+    made = False
+
+    def make_anew(event: Any) -> None:
+        nonlocal made
+        if isinstance(event, Disconnected) and not made:
+            made = True
+            gap.extend(outbox.put([2]))
+            _make_slot_anew(outbox)
+
+    gap: list[int] = []
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher, make_anew]), watcher):
+        outbox.put([1])
+        await recorder.got(1)
+        outbox.end_slot_reader()
+        await recorder.until(lambda: bool(gap) and set(gap) <= set(recorder.ids))
+
+
+async def test_a_slot_that_goes_on_is_kept(outbox: Outbox) -> None:
+    """After a clean stop, a lost connection and a crash the same slot serves."""
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    for round_ in range(3):
+        async with streaming(subject, watcher):
+            outbox.put([round_])
+            await recorder.got(2 * round_ + 1)
+            outbox.end_slot_reader()
+            await watcher.saw(Streaming, 2 * round_ + 2)
+            outbox.put([round_])
+            await recorder.got(2 * round_ + 2)
+
+        if round_ == 1:
+            outbox.rows("update consumer set released_at = null")
+
+    assert len(watcher.of(SlotCreated)) == 1
+    assert len(recorder.ids) == len(set(recorder.ids)) == 6
+
+
 async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
     ids = outbox.put(range(2500))
     recorder, watcher = Recorder(), Watcher()

@@ -171,10 +171,13 @@ class LogicalFeed:
                 doing="write down what is settled ahead of the position",
             )
 
+        if self._streaming:
+            await self._checkpointer.save(self._progress.flushed)
+
+        await self._leadership.release()
         if not self._streaming:
             return
 
-        await self._checkpointer.save(self._progress.flushed)
         await self._reporter.report()
         await self._stream.end()
 

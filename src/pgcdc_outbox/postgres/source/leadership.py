@@ -1,5 +1,7 @@
 """Being the one instance that runs a consumer: the lock, and the epoch."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from pgcdc_outbox.errors import (
@@ -16,8 +18,13 @@ from pgcdc_outbox.postgres.names import lock_key
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Params, Row, Session
 
+Before = Literal["none", "released", "ours", "crashed"]
+"""There was none; in good order; this process lost it; its process died, or was cut off."""
+
+Mode = Literal["logical", "polling"]
+
 # Migrations that this version of the library was written for.
-SCHEMA_NUMBER = 1
+SCHEMA_NUMBER = 2
 
 
 class Leadership(Struct, frozen=True, kw_only=True):
@@ -27,6 +34,10 @@ class Leadership(Struct, frozen=True, kw_only=True):
     consumer: str
     schema: str
     epoch: int
+    before: Before
+    """How the hold before this one ended."""
+    crashes: int
+    """Holds in a row that ended with their process and without progress."""
     slot: str | None
     """The slot that continues the checkpoint, if there is one."""
     database_oid: int
@@ -48,6 +59,10 @@ class Leadership(Struct, frozen=True, kw_only=True):
         if not rows or not rows[0][0]:
             raise Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
 
+    async def release(self) -> None:
+        """Note that the hold ends in good order, with its last position saved."""
+        await self.fenced("release", {}, doing="let go of the consumer")
+
     async def why_no_replication(self) -> PermissionMissing | None:
         """The error of a role that may not replicate; None if it may."""
         ((role, allowed),) = await self.rows("may_replicate", doing="look at the role")
@@ -63,7 +78,9 @@ class Leadership(Struct, frozen=True, kw_only=True):
         return await self.session.rows(query(name, self.schema), params, doing=doing)
 
 
-async def lead(session: Session, *, consumer: str, schema: str, instance: str) -> Leadership:
+async def lead(
+    session: Session, *, consumer: str, schema: str, instance: str, mode: Mode
+) -> Leadership:
     """Take the lock and raise the epoch.
 
     Raises `SlotInUse` while another instance has the lock, and errors that say
@@ -79,7 +96,7 @@ async def lead(session: Session, *, consumer: str, schema: str, instance: str) -
             hint="Connect to the primary, or add target_session_attrs=read-write.",
         )
 
-    if wal_level != "logical":
+    if mode == "logical" and wal_level != "logical":
         raise WalLevelTooLow(f"{doing}: wal_level is {wal_level}")
 
     await _require_schema(session, schema, doing)
@@ -91,14 +108,18 @@ async def lead(session: Session, *, consumer: str, schema: str, instance: str) -
 
     # Before the take-over: its commit makes sure that all of this reaches the disk.
     snapshot, inserted = await session.row(query("take_position", schema), doing=doing)
-    epoch, slot = await session.row(
-        query("take_over", schema), {"consumer": consumer, "instance": instance}, doing=doing
+    epoch, slot, crashes, before = await session.row(
+        query("take_over", schema),
+        {"consumer": consumer, "instance": instance, "mode": mode},
+        doing=doing,
     )
     return Leadership(
         session=session,
         consumer=consumer,
         schema=schema,
         epoch=epoch,
+        before=before,
+        crashes=crashes,
         slot=slot,
         database_oid=oid,
         database=database,

@@ -10,7 +10,7 @@ from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.source.checkpoint import load
+from pgcdc_outbox.postgres.source.checkpoint import System, load
 from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.slots import find_start
@@ -37,6 +37,7 @@ class LogicalSource:
         self._checkpoint_interval = checkpoint_interval
         self._notice = notice
         self._waiting: Session | None = None
+        self._system: System | None = None
         self._resume = LSN(0)
         self._known: Mapping[int, int] = {}
 
@@ -70,7 +71,11 @@ class LogicalSource:
     async def _lead(self, control: Session) -> Leadership:
         try:
             return await lead(
-                control, consumer=self._consumer, schema=self._schema, instance=self._instance
+                control,
+                consumer=self._consumer,
+                schema=self._schema,
+                instance=self._instance,
+                mode="logical",
             )
         except SlotInUse:
             # It will be asked again in a moment: no new connection for each time.
@@ -92,7 +97,14 @@ class LogicalSource:
 
     async def _feed(self, stream: ReplicationStream, leadership: Leadership) -> LogicalFeed:
         slot = slot_name(self._schema, self._consumer, leadership.database_oid)
-        start = await find_start(stream, leadership, await load(leadership), slot)
+        start = await find_start(
+            stream, leadership, await load(leadership), slot, reported=self._resume
+        )
+        if start.system != self._system:
+            # Another history: what this process remembers of the old one may be of
+            # transactions that never were, and ids are given out again.
+            self._system, self._resume, self._known = start.system, LSN(0), {}
+
         if start.created:
             self._notice(
                 SlotCreated(

@@ -69,8 +69,13 @@ async def find_start(
     leadership: Leadership,
     checkpoint: Checkpoint | None,
     slot: str,
+    *,
+    reported: LSN,
 ) -> Start:
-    """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile."""
+    """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile.
+
+    ``reported`` is the highest position that this process has told the server.
+    """
     publication = await require_publication(leadership)
     ((system_id, timeline, *_),) = await stream.query(
         commands.identify_system(), doing="identify the system"
@@ -84,7 +89,7 @@ async def find_start(
             "and restore: delete the checkpoint; every job still in the table comes again.",
         )
 
-    reason = await _why_not(leadership, checkpoint, slot)
+    reason = await _why_not(leadership, checkpoint, slot, reported)
     if reason:
         return await _create(stream, leadership, checkpoint, slot, publication, system, reason)
 
@@ -107,11 +112,13 @@ async def find_start(
     )
 
 
-async def _why_not(leadership: Leadership, checkpoint: Checkpoint | None, slot: str) -> str:
+async def _why_not(
+    leadership: Leadership, checkpoint: Checkpoint | None, slot: str, reported: LSN
+) -> str:
     """Why the slot does not continue the checkpoint; empty if it does."""
     rows = await leadership.rows("find_slot", {"slot": slot}, doing="look at the slot")
     if rows:
-        kind, plugin, database, active_pid, wal_status, _, holder = rows[0]
+        kind, plugin, database, active_pid, wal_status, confirmed, restart, holder = rows[0]
         if kind != "logical" or plugin != "pgoutput" or database != leadership.database:
             raise SlotForeign(
                 f"slot {slot} exists, but it is a {kind} slot of "
@@ -134,7 +141,27 @@ async def _why_not(leadership: Leadership, checkpoint: Checkpoint | None, slot: 
     if leadership.slot != slot:
         return "the slot does not continue the checkpoint"
 
+    if _is_another(leadership, checkpoint, LSN.parse(confirmed), LSN.parse(restart), reported):
+        return "the slot begins after what was settled: somebody made it anew"
+
     return ""
+
+
+def _is_another(
+    leadership: Leadership, checkpoint: Checkpoint, confirmed: LSN, restart: LSN, reported: LSN
+) -> bool:
+    """Whether the slot is not the one we left: one made later by the same name has a gap."""
+    plan = checkpoint.reconcile
+    settled = checkpoint.flushed if plan is None else plan.position
+    match leadership.before:
+        case "released":
+            return confirmed > settled
+        case "ours":
+            return confirmed > max(settled, reported)
+        case _:
+            # Nobody knows what a process that died had reported after it last saved. But
+            # what a slot needs lies before that, unless the slot was made later.
+            return restart > settled
 
 
 async def _create(

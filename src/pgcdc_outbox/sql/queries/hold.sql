@@ -6,13 +6,42 @@ select max(number) from :"schema".migration;
 
 -- name: take_over
 -- Every hold has an epoch of its own; writes of earlier ones do nothing from here on.
-insert into :"schema".consumer as c (name, epoch, instance, taken_at)
-values (%(consumer)s, 1, %(instance)s, clock_timestamp())
-on conflict (name) do update set
-    epoch = c.epoch + 1,
-    instance = excluded.instance,
-    taken_at = excluded.taken_at
-returning c.epoch, c.slot;
+-- A hold that was neither released nor ours ended with its process.
+with before as materialized (
+    select released_at is not null as released, instance is not distinct from %(instance)s as ours
+    from :"schema".consumer
+    where name = %(consumer)s
+), taken as (
+    insert into :"schema".consumer as c (name, epoch, instance, taken_at, mode)
+    values (%(consumer)s, 1, %(instance)s, clock_timestamp(), %(mode)s)
+    on conflict (name) do update set
+        epoch = c.epoch + 1,
+        instance = excluded.instance,
+        taken_at = excluded.taken_at,
+        mode = excluded.mode,
+        released_at = null,
+        crashes = c.crashes + case
+            when c.released_at is null and c.instance is distinct from excluded.instance then 1
+            else 0
+        end
+    returning c.epoch, c.slot, c.crashes
+)
+select taken.epoch, taken.slot, taken.crashes,
+       case
+           when before.released is null then 'none'
+           when before.released then 'released'
+           when before.ours then 'ours'
+           else 'crashed'
+       end
+from taken
+left join before on true;
+
+-- name: release
+-- The position is saved, and nobody of ours will report another.
+update :"schema".consumer
+set released_at = clock_timestamp(), crashes = 0
+where name = %(consumer)s and epoch = %(epoch)s
+returning 1;
 
 -- name: whereabouts
 select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_version_num')::int,
@@ -23,7 +52,7 @@ where d.datname = current_database();
 
 -- name: find_slot
 select s.slot_type, s.plugin, s.database, s.active_pid, s.wal_status,
-       s.confirmed_flush_lsn::text, a.application_name
+       s.confirmed_flush_lsn::text, s.restart_lsn::text, a.application_name
 from pg_replication_slots as s
 left join pg_stat_activity as a on a.pid = s.active_pid
 where s.slot_name = %(slot)s;
