@@ -88,7 +88,9 @@ class Audit:
         for job in self._missing():
             claim = next(claim for claim in self._claims if job in claim.jobs)
             runs = [run for run in self._executions if run.seq == job.seq]
-            yield f"lost: {job} of {claim}; executed: {runs}"
+            before = [each for each in self._breaks if each.at <= claim.at][-1:]
+            after = [each for each in self._breaks if each.at > claim.at][:1]
+            yield f"lost: {job} of {claim}; executed: {runs}; broken: {before + after}"
 
     def _invented(self) -> Iterator[str]:
         known = self._of("committed") | self._of("in doubt")

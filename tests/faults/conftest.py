@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from pgcdc_outbox.testing import PostgresServer
 from tests.conftest import OUTSIDE
+from tests.faults.chaos import port
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 
@@ -55,5 +55,5 @@ def own_scene(own_server: PostgresServer, tmp_path: Path, mode: str) -> Iterator
 @pytest.fixture
 def network(own_server: PostgresServer) -> Iterator[Proxy]:
     """The network between a consumer and `own_server`."""
-    with Proxy("127.0.0.1", int(conninfo_to_dict(own_server.tcp_dsn())["port"])) as proxy:
+    with Proxy("127.0.0.1", port(own_server)) as proxy:
         yield proxy

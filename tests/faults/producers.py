@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -79,6 +80,7 @@ class Producer:
                 fate=fate,
                 before=before,
                 after=after,
+                at=time.monotonic(),
             )
         )
 

@@ -12,7 +12,7 @@ class Repeats:
     """Executions of one attempt of one job, each with the one before.
 
     It has a cause if something was broken in between that may undo work which was done so
-    shortly before, and had not been told to the server.
+    shortly before, and had not been told to the server; or if the call ran at that time.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Repeats:
         end = self._ends.get(first.seq, 0) if first.attempt == 1 else 0
         return any(
             each.again is not None
-            and each.at - each.again <= first.at <= each.until
+            and each.at - each.again <= first.at
+            and first.began <= each.until
             and each.at <= second.at
             and not 0 < end <= each.reported
             for each in self._breaks

@@ -1,7 +1,8 @@
 """A scenario: an outbox, who writes to it, who reads it, and what is true in the end."""
 
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,6 @@ from tests.wait import eventually
 
 CHECKPOINT_SECONDS = 0.3
 """How often consumers save their position here: tests should not wait for it long."""
-
-SINCE_CHECKPOINT = 2 * CHECKPOINT_SECONDS + 2.0
-"""How far back work may come again if only the checkpoint is left: two intervals, and slack."""
 
 
 class Scene:
@@ -42,7 +40,6 @@ class Scene:
             promote_interval=0.05,
             checkpoint_interval=CHECKPOINT_SECONDS,
         )
-        self._stack = ExitStack()
         self._samples: list[Sample] = []
         self.ordered = True
 
@@ -66,6 +63,18 @@ class Scene:
                 yield
             finally:
                 self._samples += sampler.samples
+
+    @contextmanager
+    def forgetting(self, what: str) -> Iterator[None]:
+        """Break something after which only the saved position counts.
+
+        What succeeded after that was taken may come again. It was taken after the one before
+        was saved.
+        """
+        saved = sorted(told.at for told in self.crew.told("CheckpointSaved"))
+        again = time.monotonic() - saved[-2] if len(saved) > 1 else float("inf")
+        with self.truth.breaking(what, again=again, resets=True):
+            yield
 
     def handled(self, jobs: list[Body], timeout: float = 20.0) -> None:
         """Wait until each of these came to its end."""

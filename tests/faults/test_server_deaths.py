@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pgcdc_outbox.testing import PostgresServer
-from tests.faults.scene import SINCE_CHECKPOINT, Scene
+from tests.faults.scene import Scene
 from tests.wait import eventually
 
 STOPPED_WITHIN = 10.0
@@ -86,7 +86,7 @@ def test_the_server_and_the_consumer_die_together(
         for _ in range(3):
             worker = own_scene.crew.start()
             own_scene.executed(100)
-            with own_scene.truth.breaking("all", again=SINCE_CHECKPOINT, resets=True):
+            with own_scene.forgetting("all"):
                 own_server.kill()
                 worker.kill()
                 own_server.resume()

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.testing import PostgresServer
-from tests.faults.scene import SINCE_CHECKPOINT, Scene
+from tests.faults.scene import Scene
 from tests.wait import eventually
 
 PUBLICATION = "pgcdc_outbox"
@@ -47,7 +47,7 @@ def test_dropped_again_and_again_under_load(scene: Scene) -> None:
         for n in range(3):
             worker.saw("Streaming", n + 1)
             scene.executed(50)
-            with scene.truth.breaking("drop the slot", again=SINCE_CHECKPOINT, resets=True):
+            with scene.forgetting("drop the slot"):
                 drop_slot(scene)
                 worker.saw("SlotCreated", n + 2)
 
@@ -64,7 +64,7 @@ def test_dropped_while_it_is_away(scene: Scene) -> None:
             scene.executed(50)
             worker.at_work()
             assert worker.stop() == 0
-            with scene.truth.breaking("drop the slot", again=SINCE_CHECKPOINT, resets=True):
+            with scene.forgetting("drop the slot"):
                 drop_slot(scene)
 
     scene.conclude()
@@ -77,12 +77,12 @@ def test_killed_while_it_makes_up_for_a_lost_slot(scene: Scene, event: str) -> N
         scene.executed(50)
         worker.at_work()
         assert worker.stop() == 0
-        with scene.truth.breaking("drop the slot", again=SINCE_CHECKPOINT, resets=True):
+        with scene.forgetting("drop the slot"):
             drop_slot(scene)
 
         committed = len(scene.truth.jobs("committed"))
         eventually(lambda: len(scene.truth.jobs("committed")) > committed + 30)
-        with scene.truth.breaking("kill", again=SINCE_CHECKPOINT, resets=True):
+        with scene.forgetting("kill"):
             scene.crew.start(kill_at=(event, 1)).died()
 
         scene.crew.start()
@@ -127,7 +127,7 @@ def test_invalidated_while_a_call_keeps_it_back(small_log: Scene) -> None:
         scene.put(5)
         worker.saw("BatchStarted")
         scene.put(5)
-        with scene.truth.breaking("invalidate", again=SINCE_CHECKPOINT, resets=True):
+        with scene.forgetting("invalidate"):
             fill_the_log(scene)
             worker.saw("SlotCreated", 2)
 
@@ -145,7 +145,7 @@ def test_a_publication_dropped_and_made_again_under_load(scene: Scene) -> None:
     with scene.busy():
         scene.executed(50)
         worker.at_work()
-        with scene.truth.breaking("publication", again=SINCE_CHECKPOINT, resets=True):
+        with scene.forgetting("publication"):
             scene.outbox.rows(f"drop publication {PUBLICATION}")
             assert worker.process.wait(20) == 1
             assert "PublicationMissing" in worker.log.read_text()
@@ -182,7 +182,7 @@ def test_a_publication_spoiled_and_mended_at_once(scene: Scene, spoil: str, mend
     with scene.busy():
         scene.executed(50)
         worker.at_work()
-        with scene.truth.breaking("publication", again=SINCE_CHECKPOINT, resets=True):
+        with scene.forgetting("publication"):
             scene.outbox.rows(spoil)
             between = scene.put(5)
             scene.outbox.rows(mend)

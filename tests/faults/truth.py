@@ -9,8 +9,10 @@ All times are seconds of the machine's monotonic clock, which every process here
 """
 
 import itertools
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     """A position in the log before the commit."""
     after: int = 0
     """A position in the log behind the commit; 0 if that is not known."""
+    at: float = 0.0
+    """When it was noted."""
 
 
 class Execution(Struct, frozen=True, kw_only=True):
@@ -144,6 +148,11 @@ class Truth:
             self._done.update(run.seq for run in runs[self._looked_at :] if not run.failed)
             self._looked_at = len(runs)
             return self._done
+
+    @property
+    def counted(self) -> Counter[str]:
+        """How often each thing was broken, whichever worker it was."""
+        return Counter(re.sub(r" worker-\d+", " a worker", each.what) for each in self.breaks)
 
     def jobs(self, fate: Fate) -> dict[int, Body]:
         """The jobs of every transaction of this fate, by seq."""
