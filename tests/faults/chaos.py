@@ -30,6 +30,9 @@ BACK_WITHIN = 45.0
 
 PRODUCERS = 3
 
+SHOWN = 10
+"""Violations that are printed; there is seldom one alone."""
+
 
 def main(arguments: list[str]) -> int:
     """Run, and return the exit code."""
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> int:
         violations = wreak_havoc(a, options.seconds, options.mode)
         violations += close(a)
 
-    for violation in violations[:50]:
+    for violation in violations[:SHOWN]:
         print(f"VIOLATION: {violation}")
 
     if violations:

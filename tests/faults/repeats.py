@@ -43,7 +43,7 @@ class Repeats:
         return any(
             each.again is not None
             and each.at - each.again <= first.at
-            and first.began <= each.until
+            and first.began <= each.until + each.unnoticed
             and each.at <= second.at
             and not 0 < end <= each.reported
             for each in self._breaks

@@ -65,7 +65,7 @@ class Scene:
                 self._samples += sampler.samples
 
     @contextmanager
-    def forgetting(self, what: str) -> Iterator[None]:
+    def forgetting(self, what: str, **more: Any) -> Iterator[None]:
         """Break something after which only the saved position counts.
 
         What succeeded after that was taken may come again. It was taken after the one before
@@ -73,7 +73,7 @@ class Scene:
         """
         saved = sorted(told.at for told in self.crew.told("CheckpointSaved"))
         again = time.monotonic() - saved[-2] if len(saved) > 1 else float("inf")
-        with self.truth.breaking(what, again=again, resets=True):
+        with self.truth.breaking(what, again=again, resets=True, **more):
             yield
 
     def handled(self, jobs: list[Body], timeout: float = 20.0) -> None:

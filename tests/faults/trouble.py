@@ -8,7 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 
 import psycopg
@@ -25,6 +25,9 @@ from tests.wait import eventually
 CALL_SECONDS = (0.0, 0.0, 0.005, 0.05)
 AWAY = REPORT_SECONDS + max(CALL_SECONDS)
 """How far back work may come again if another instance takes over."""
+
+NOTICED_WITHIN = 2.0
+"""Seconds after which an instance has to know that it lost its hold."""
 
 EVENTS = (
     "BatchStarted",
@@ -65,10 +68,17 @@ class Arrangement(Struct):
     def rows(self, statement: str) -> None:
         self.scene.outbox.rows(statement)
 
+    def losing_the_hold(self, what: str) -> AbstractContextManager[None]:
+        """Break something after which another instance may come first."""
+        return self.scene.truth.breaking(what, again=AWAY, unnoticed=NOTICED_WITHIN)
+
+    def forgetting(self, what: str) -> AbstractContextManager[None]:
+        """Break something after which, besides, only the saved position counts."""
+        return self.scene.forgetting(what, unnoticed=NOTICED_WITHIN)
+
     @contextmanager
     def server_down(self, what: str) -> Iterator[None]:
-        """The slot may forget, and another instance may come first."""
-        with self.scene.forgetting(what):
+        with self.forgetting(what):
             yield
             self.server.resume()
 
@@ -106,7 +116,7 @@ def pause_an_instance(a: Arrangement) -> None:
 
 def let_one_sleep_past_its_takeover(a: Arrangement) -> None:
     worker = a.victim()
-    with a.scene.truth.breaking("sleep", again=AWAY):
+    with a.losing_the_hold("sleep"):
         worker.pause()
         end_connections(a)
         time.sleep(a.chance.uniform(0.1, 2))
@@ -115,7 +125,7 @@ def let_one_sleep_past_its_takeover(a: Arrangement) -> None:
 
 
 def end_connections(a: Arrangement) -> None:
-    with a.scene.truth.breaking("connections", again=AWAY):
+    with a.losing_the_hold("connections"):
         a.rows(
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
             "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
@@ -123,13 +133,13 @@ def end_connections(a: Arrangement) -> None:
 
 
 def end_the_reader(a: Arrangement) -> None:
-    with a.scene.truth.breaking("reader", again=AWAY):
+    with a.losing_the_hold("reader"):
         a.scene.outbox.end_slot_reader()
 
 
 def kill_the_reader(a: Arrangement) -> None:
     rows = a.scene.outbox.rows("select active_pid from pg_replication_slots where active")
-    with a.scene.forgetting("kill the reader"):
+    with a.forgetting("kill the reader"):
         for (pid,) in rows:
             os.kill(pid, signal.SIGKILL)
 
@@ -162,12 +172,12 @@ def kill_everything(a: Arrangement) -> None:
 
 
 def cut_the_network(a: Arrangement) -> None:
-    with a.scene.truth.breaking("cut", again=AWAY):
+    with a.losing_the_hold("cut"):
         a.network.cut()
 
 
 def stall_the_network(a: Arrangement) -> None:
-    with a.scene.truth.breaking("stall", again=AWAY):
+    with a.losing_the_hold("stall"):
         a.network.stall(*a.chance.choice(((), ("up",), ("down",))))
         time.sleep(a.chance.uniform(0.1, 3))
         a.network.heal()
@@ -180,7 +190,7 @@ def slow_the_network(a: Arrangement) -> None:
 
 
 def drop_the_slot(a: Arrangement) -> None:
-    with a.scene.forgetting("drop the slot"):
+    with a.forgetting("drop the slot"):
         for (name,) in a.scene.outbox.rows(
             "select slot_name from pg_replication_slots where database = current_database()"
         ):
@@ -199,7 +209,7 @@ def dropped(a: Arrangement, name: str) -> bool:
 
 def lose_the_publication(a: Arrangement) -> None:
     """Instances end, for a person has to mend it, and are started again."""
-    with a.scene.forgetting("publication"):
+    with a.forgetting("publication"):
         a.rows("drop publication pgcdc_outbox")
         time.sleep(a.chance.uniform(0, 1))
         a.rows(
@@ -222,7 +232,7 @@ def fill_the_disk(a: Arrangement) -> None:
         "create or replace function full_disk() returns trigger language plpgsql as "
         "$$ begin raise exception 'full' using errcode = 'disk_full'; end $$"
     )
-    with a.scene.truth.breaking(f"no room in {table}", again=AWAY):
+    with a.losing_the_hold(f"no room in {table}"):
         a.rows(
             f"create trigger full_disk before insert or update on {table} "
             "for each statement execute function full_disk()"

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -78,6 +78,8 @@ class Break(Struct, frozen=True, kw_only=True):
     """Work that was done up to so many seconds before it may come again; None: nothing may."""
     resets: bool = False
     """Whether the slot may stand further back afterwards."""
+    unnoticed: float = 0.0
+    """For how many seconds afterwards who lost its hold may go on, because it does not know."""
     reported: int = 0
     """What was committed before this position in the log does not come again all the same."""
 
@@ -108,15 +110,13 @@ class Truth:
             append(self.folder / "claims", [claim])
 
     @contextmanager
-    def breaking(
-        self, what: str, *, again: float | None = None, resets: bool = False
-    ) -> Iterator[None]:
+    def breaking(self, what: str, **more: Any) -> Iterator[None]:
         """Note that something is broken during a block, whether the block succeeds or not."""
         at = time.monotonic()
         try:
             yield
         finally:
-            self.broke(Break(what=what, at=at, until=time.monotonic(), again=again, resets=resets))
+            self.broke(Break(what=what, at=at, until=time.monotonic(), **more))
 
     def broke(self, what: Break) -> None:
         """Note that something was broken."""
