@@ -24,12 +24,12 @@ CHECKPOINT_SECONDS = 0.3
 class Scene:
     """What a test needs, and the question that it ends with."""
 
-    def __init__(self, dsn: str, folder: Path, mode: str) -> None:
+    def __init__(self, dsn: str, folder: Path, mode: str, *, first: int = 1) -> None:
         migrate(dsn)
         self.dsn = dsn
         self.mode = mode
         self.outbox = Outbox(dsn)
-        self.truth = Truth(folder)
+        self.truth = Truth(folder, first=first)
         self.crew = Crew(
             self.truth,
             dsn,

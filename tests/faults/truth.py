@@ -87,12 +87,12 @@ class Break(Struct, frozen=True, kw_only=True):
 class Truth:
     """The three files, and what is in them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, first: int = 1) -> None:
         self.folder = folder
         self.executed = folder / "executed"
         self._claims: list[Claim] = []
         self._breaks: list[Break] = []
-        self._seqs = itertools.count(1)
+        self._seqs = itertools.count(first)
         self._lock = threading.Lock()
         self._executions = Lines(self.executed, Execution)
         self._done: set[int] = set()
