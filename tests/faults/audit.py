@@ -41,7 +41,7 @@ class Audit:
         self._ordered = ordered
         self._samples = samples
         self._slots = slots
-        self._repeats = Repeats(claims, executions, breaks)
+        self._repeats = Repeats(claims, executions, breaks, samples, slots)
 
     @cached_property
     def violations(self) -> list[str]:

@@ -111,14 +111,12 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
     def _note(self, what: str, at: float) -> None:
-        reports = [told.detail["flushed"] for told in self.told("Reported")]
         self._truth.broke(
             Break(
                 what=what,
                 at=at,
                 until=time.monotonic(),
                 again=REPORT_SECONDS + self._order.seconds,
-                reported=max(reports, default=0),
             )
         )
 

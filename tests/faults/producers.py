@@ -96,6 +96,8 @@ class Busy:
         self._producer = Producer(dsn, truth, name)
         self._random = random.Random(f"{name} {seed}")
         self._pause = pause
+        self.errors: list[psycopg.Error] = []
+        """What kept it from its work."""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -118,8 +120,9 @@ class Busy:
                 with psycopg.connect(self._dsn, connect_timeout=2) as connection:
                     while not self._done.wait(self._pause):
                         self._transaction(connection)
-            except psycopg.Error:
+            except psycopg.Error as error:
                 # Whatever is broken: the transaction is noted for what it was.
+                self.errors.append(error)
                 self._done.wait(0.05)
 
     def _transaction(self, connection: psycopg.Connection) -> None:

@@ -56,7 +56,7 @@ def found(claims: list[Claim], runs: list[Execution], **more: Any) -> list[str]:
             "repeated",
             [claim(1, ends=10)],
             [run(1, at=4.5), run(1, at=9)],
-            {"breaks": [killed(5, reported=10)]},
+            {"breaks": [killed(5)], "samples": [Sample(at=4.8, confirmed=10)]},
         ),
         ("out of order", [claim(1), claim(2)], [run(2), run(1)], {}),
         (
@@ -93,7 +93,17 @@ def test_it_finds(says: str, claims: Any, runs: Any, more: Any) -> None:
         (
             [claim(1, ends=11)],
             [run(1, at=4.5), run(1, at=9)],
-            {"breaks": [killed(5, reported=10)]},
+            {"breaks": [killed(5)], "samples": [Sample(at=4.8, confirmed=10)]},
+        ),
+        (
+            [claim(1, ends=10)],
+            [run(1, at=4.5), run(1, at=9)],
+            {"breaks": [killed(5, resets=True)], "samples": [Sample(at=4.8, confirmed=10)]},
+        ),
+        (
+            [claim(1, ends=10)],
+            [run(1, at=4.5), run(1, at=9)],
+            {"breaks": [killed(5)], "samples": [Sample(at=4.8, confirmed=10)], "slots": [10]},
         ),
         ([claim(1), claim(2)], [run(1), run(2, at=2)], {}),
         (

@@ -78,7 +78,11 @@ def pair(fresh_server: Start, tmp_path: Path, mode: str) -> Iterator[Pair]:
     pair.scene.close()
 
 
-@pytest.mark.parametrize("survives", [True, False], ids=["alive", "started anew"])
+@pytest.mark.parametrize(
+    "survives",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["alive", "started anew"],
+)
 def test_promoted_without_the_slot(pair: Pair, survives: bool) -> None:
     """What the slot would have brought is found in the table."""
     scene = pair.scene
@@ -185,7 +189,11 @@ def write_past(server: PostgresServer, position: int) -> None:
     eventually(long_enough)
 
 
-@pytest.mark.parametrize("slots", [True, False], ids=["disk", "backup"])
+@pytest.mark.parametrize(
+    "slots",
+    [pytest.param(True, marks=pytest.mark.slow), False],
+    ids=["disk", "backup"],
+)
 def test_set_back_while_nobody_consumes(
     fresh_server: Start, origin: PostgresServer, tmp_path: Path, mode: str, slots: bool
 ) -> None:
@@ -214,8 +222,8 @@ remembered = pytest.mark.xfail(
     ("slots", "longer"),
     [
         pytest.param(True, True, marks=remembered),
-        (True, False),
-        (False, True),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
         (False, False),
     ],
     ids=["disk, longer log", "disk", "backup, longer log", "backup"],
@@ -250,7 +258,7 @@ def test_set_back_under_a_consumer(
 
         worker.resume()
         expected = {job.seq for job in pending + new}
-        eventually(lambda: expected <= {run.seq for run in scene.truth.executions[since:]}, 20)
+        eventually(lambda: expected <= {run.seq for run in scene.truth.executions[since:]}, 10)
     finally:
         scene.close()
 

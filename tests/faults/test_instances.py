@@ -33,7 +33,7 @@ def test_another_takes_over_from_one_that_is_killed(scene: Scene) -> None:
     with scene.busy():
         running = scene.crew.start()
         running.saw("Streaming")
-        for _ in range(3):
+        for _ in range(2):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
             scene.executed(30)
@@ -50,7 +50,7 @@ def test_another_takes_over_from_one_that_is_stopped(scene: Scene) -> None:
     with scene.busy():
         running = scene.crew.start()
         running.saw("Streaming")
-        for _ in range(3):
+        for _ in range(2):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
             scene.executed(30)

@@ -58,7 +58,7 @@ def test_killed_at(scene: Scene, event: str) -> None:
         scene.crew.start()
         scene.executed(30)
 
-    scene.conclude()
+    scene.conclude(rerun=False)
 
 
 @contextmanager
@@ -133,20 +133,20 @@ def test_killed_when_something_else_went_wrong_before(
         provoke(scene, worker)
         worker.died()
 
-    scene.conclude()
+    scene.conclude(rerun=False)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_killed_again_and_again(scene: Scene, concurrency: int) -> None:
-    """At no particular moment, ten times; with several calls at once, too."""
+    """At no particular moment, five times; with several calls at once, too."""
     scene.ordered = concurrency == 1
     with scene.busy(pause=0.003):
-        for n in range(10):
+        for n in range(5):
             worker = scene.crew.start(
                 consumer={"concurrency": concurrency, "batch_size": 3}, seconds=0.005
             )
             worker.saw("Connecting")
-            time.sleep(0.1 * n)  # the moment is the test, and nothing is awaited
+            time.sleep(0.15 * n)  # the moment is the test, and nothing is awaited
             worker.kill()
 
     scene.conclude()

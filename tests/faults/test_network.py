@@ -24,7 +24,7 @@ def remote(own_server: PostgresServer, own_scene: Scene, network: Proxy) -> Scen
 def test_cut(remote: Scene, network: Proxy) -> None:
     worker = remote.crew.start()
     with remote.busy():
-        for _ in range(5):
+        for _ in range(3):
             remote.executed(50)
             with remote.truth.breaking("cut"):
                 network.cut()
@@ -55,7 +55,7 @@ def test_stalled_for_a_while(remote: Scene, network: Proxy, directions: tuple[st
 @pytest.mark.parametrize(
     "slow",
     [
-        lambda network: network.slow(latency=0.02),
+        pytest.param(lambda network: network.slow(latency=0.02), marks=pytest.mark.slow),
         lambda network: network.slow(bandwidth=50_000),
     ],
     ids=["latency", "bandwidth"],

@@ -17,7 +17,7 @@ BACK_WITHIN = 10.0
 """Seconds after which a consumer has to be at work again."""
 
 
-@pytest.fixture(params=["fast", "immediate", "kill"])
+@pytest.fixture(params=["fast", pytest.param("immediate", marks=pytest.mark.slow), "kill"])
 def how(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -83,7 +83,7 @@ def test_the_server_and_the_consumer_die_together(
 ) -> None:
     """What the server had not saved is known from the checkpoint alone."""
     with own_scene.busy():
-        for _ in range(3):
+        for _ in range(2):
             worker = own_scene.crew.start()
             own_scene.executed(100)
             with own_scene.forgetting("all"):
@@ -94,10 +94,28 @@ def test_the_server_and_the_consumer_die_together(
     own_scene.conclude()
 
 
+def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene: Scene) -> None:
+    """Nobody can be told then what was finished: it is as if the process had died."""
+    worker = own_scene.crew.start()
+    with own_scene.busy():
+        own_scene.executed(100)
+        with own_scene.forgetting("away"):
+            own_server.kill()
+            worker.saw("Disconnected")
+            worker.process.terminate()
+            assert worker.process.wait(20) == 0
+            own_server.resume()
+
+        own_scene.crew.start()
+        own_scene.executed(50)
+
+    own_scene.conclude()
+
+
 def test_the_reader_s_process_is_ended(own_scene: Scene) -> None:
     worker = own_scene.crew.start()
     with own_scene.busy():
-        for _ in range(3):
+        for _ in range(2):
             own_scene.executed(50)
             with own_scene.truth.breaking("terminate"):
                 own_scene.outbox.end_slot_reader()
@@ -113,6 +131,7 @@ def test_the_reader_s_process_is_killed(own_scene: Scene) -> None:
     worker = own_scene.crew.start()
     with own_scene.busy():
         own_scene.executed(100)
+        worker.saw("Streaming")
         with own_scene.truth.breaking("kill the walsender", resets=True):
             os.kill(own_scene.outbox.slot()["active_pid"], signal.SIGKILL)
 

@@ -44,7 +44,7 @@ def drop_slot(scene: Scene) -> None:
 def test_dropped_again_and_again_under_load(scene: Scene) -> None:
     worker = scene.crew.start()
     with scene.busy():
-        for n in range(3):
+        for n in range(2):
             worker.saw("Streaming", n + 1)
             scene.executed(50)
             with scene.forgetting("drop the slot"):
@@ -59,7 +59,7 @@ def test_dropped_again_and_again_under_load(scene: Scene) -> None:
 
 def test_dropped_while_it_is_away(scene: Scene) -> None:
     with scene.busy():
-        for _ in range(2):
+        for _ in range(1):
             worker = scene.crew.start()
             scene.executed(50)
             worker.at_work()
@@ -70,7 +70,15 @@ def test_dropped_while_it_is_away(scene: Scene) -> None:
     scene.conclude()
 
 
-@pytest.mark.parametrize("event", ["SlotCreated", "Reconciling", "BatchSettled", "Reconciled"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "SlotCreated",
+        "BatchSettled",
+        pytest.param("Reconciling", marks=pytest.mark.slow),
+        pytest.param("Reconciled", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_while_it_makes_up_for_a_lost_slot(scene: Scene, event: str) -> None:
     worker = scene.crew.start()
     with scene.busy():
@@ -187,6 +195,6 @@ def test_a_publication_spoiled_and_mended_at_once(scene: Scene, spoil: str, mend
             between = scene.put(5)
             scene.outbox.rows(mend)
             scene.put(1)
-            scene.handled(between, timeout=8)
+            scene.handled(between, timeout=5)
 
     scene.conclude()

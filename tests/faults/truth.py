@@ -77,11 +77,9 @@ class Break(Struct, frozen=True, kw_only=True):
     again: float | None = None
     """Work that was done up to so many seconds before it may come again; None: nothing may."""
     resets: bool = False
-    """Whether the slot may stand further back afterwards."""
+    """Whether the slot may stand further back afterwards, or be another one."""
     unnoticed: float = 0.0
     """For how many seconds afterwards who lost its hold may go on, because it does not know."""
-    reported: int = 0
-    """What was committed before this position in the log does not come again all the same."""
 
 
 class Truth:
