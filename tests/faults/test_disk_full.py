@@ -8,6 +8,8 @@ import pytest
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 FULL = """
 create sequence if not exists tries;
 create or replace function full_disk() returns trigger language plpgsql as $$

@@ -7,6 +7,8 @@ import pytest
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 TAKEN_OVER_WITHIN = 5.0
 """Seconds after which another instance works when one was killed."""
 

@@ -7,6 +7,8 @@ from pgcdc_outbox.postgres.producer.client import Client
 from tests.faults.scene import Scene
 from tests.faults.truth import Claim
 
+pytestmark = pytest.mark.any_version
+
 MIB = 1024 * 1024
 
 

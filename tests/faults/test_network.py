@@ -9,6 +9,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 BACK_WITHIN = 10.0
 """Seconds after which a consumer has to be at work again."""
 

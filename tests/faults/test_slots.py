@@ -59,13 +59,12 @@ def test_dropped_again_and_again_under_load(scene: Scene) -> None:
 
 def test_dropped_while_it_is_away(scene: Scene) -> None:
     with scene.busy():
-        for _ in range(1):
-            worker = scene.crew.start()
-            scene.executed(50)
-            worker.at_work()
-            assert worker.stop() == 0
-            with scene.forgetting("drop the slot"):
-                drop_slot(scene)
+        worker = scene.crew.start()
+        scene.executed(50)
+        worker.at_work()
+        assert worker.stop() == 0
+        with scene.forgetting("drop the slot"):
+            drop_slot(scene)
 
     scene.conclude()
 
