@@ -197,3 +197,32 @@ def test_a_publication_spoiled_and_mended_at_once(scene: Scene, spoil: str, mend
             scene.handled(between, timeout=5)
 
     scene.conclude()
+
+
+@pytest.mark.xfail(strict=True, reason="a slot that moved on is taken for another one")
+def test_killed_when_the_slot_is_ahead_of_what_was_saved(scene: Scene) -> None:
+    """It is the same slot all the same, and what was confirmed does not come again."""
+    worker = scene.crew.start(consumer={"checkpoint_interval": 60})
+    worker.saw("Streaming")
+    saved = scene.outbox.value("select flushed - '0/0' from checkpoint")
+
+    def moved() -> bool:
+        scene.put(10)
+        scene.outbox.rows("checkpoint")
+        return bool(
+            scene.outbox.value(
+                "select restart_lsn - '0/0' > %s from pg_replication_slots "
+                "where database = current_database()",
+                [saved],
+            )
+        )
+
+    with scene.watched():
+        eventually(moved, 20)
+        scene.handled(list(scene.truth.jobs("committed").values()))
+        worker.kill()
+
+    successor = scene.crew.start()
+    successor.saw("Streaming")
+    assert not successor.told("SlotCreated")
+    scene.conclude()
