@@ -5,7 +5,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import get_args
 
 import anyio
 
@@ -25,9 +25,10 @@ from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.source.logical import LogicalSource
+from pgcdc_outbox.postgres.source.source import Mode, PostgresSource, Reading
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 _PROMOTE_LIMIT = 1000
 # Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
 _PREFETCH = 2000
@@ -57,6 +58,10 @@ class Consumer:
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
     - ``checkpoint_interval``: how often the durable position is saved;
+    - ``mode``: ``logical`` reads the log through a replication slot, ``polling``
+      the table; ``auto`` reads the log, and polls while that is not possible or
+      the slot would keep more than ``max_retained_wal`` bytes of log;
+    - ``poll_interval``: how long to wait, when polling, after nothing was found;
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
     - ``redact``: takes out of error texts what must not be kept.
@@ -71,7 +76,7 @@ class Consumer:
         *,
         name: str = "default",
         schema: str = "outbox",
-        mode: Literal["logical"] = "logical",
+        mode: Mode = "logical",
         batch_size: int = 100,
         batch_bytes: int = 4 * MIB,
         linger: timedelta | float = 0.05,
@@ -82,12 +87,16 @@ class Consumer:
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 1.0,
+        poll_interval: timedelta | float = 0.05,
+        max_retained_wal: int = 10 * GIB,
         maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        if mode != "logical":
-            raise SettingsError(f"mode: {mode!r} is not known", hint="Use mode='logical'.")
+        if mode not in get_args(Mode):
+            raise SettingsError(
+                f"mode: {mode!r} is not known", hint=f"Use one of {', '.join(get_args(Mode))}."
+            )
 
         policy = RetryPolicy() if retry is None else retry
         if policy.is_last(Job(0, "", b"")):
@@ -115,7 +124,12 @@ class Consumer:
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
-        self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
+        self._reading = Reading(
+            mode=mode,
+            checkpoint_interval=_seconds("checkpoint_interval", checkpoint_interval),
+            poll_interval=_seconds("poll_interval", poll_interval, least=0.001),
+            max_retained_wal=_at_least("max_retained_wal", max_retained_wal, 1),
+        )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
@@ -138,7 +152,8 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        writing = Session(self._conninfo, name=instance)
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
         try:
             promotion = self._promotion(writing)
             if once:
@@ -163,12 +178,12 @@ class Consumer:
     def _orchestrator(
         self, writing: Session, instance: str, chores: Sequence[Chore]
     ) -> Orchestrator:
-        source = LogicalSource(
+        source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
             instance=instance,
-            checkpoint_interval=self._checkpoint_interval,
+            reading=self._reading,
             notice=self._notice,
         )
         attempt = Attempt(
@@ -227,12 +242,15 @@ def _at_least(field: str, value: int, least: int) -> int:
     return value
 
 
-def _seconds(field: str, value: timedelta | float) -> float:
+def _seconds(field: str, value: timedelta | float, *, least: float = 0.0) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise SettingsError(f"{field}: {value!r} is neither a timedelta nor seconds")
 
     if not 0 <= seconds < float("inf"):
         raise SettingsError(f"{field}: {value!r} must be finite and not negative")
+
+    if seconds < least:
+        raise SettingsError(f"{field}: {value!r} is less than {least} s")
 
     return float(seconds)

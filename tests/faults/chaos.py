@@ -16,9 +16,11 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 from psycopg.conninfo import conninfo_to_dict
 
+from pgcdc_outbox.postgres.source.source import Mode
 from pgcdc_outbox.testing import PostgresServer
 from tests.faults.producers import Busy
 from tests.faults.proxy import Proxy
@@ -59,7 +61,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to break things")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    parser.add_argument("--mode", default="logical", help="how consumers read")
+    parser.add_argument("--mode", default="logical", choices=get_args(Mode), help="how they read")
     parser.add_argument("--instances", type=int, default=3, help="consumers at once")
     parser.add_argument("--concurrency", type=int, default=1, help="calls at once in each")
     return parser.parse_args(arguments)

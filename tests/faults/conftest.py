@@ -13,7 +13,7 @@ from tests.faults.chaos import port
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 
-MODES = ("logical",)
+MODES = ("logical", "polling")
 """The ways to read an outbox. Every scenario runs in each, except those that are about a slot."""
 
 
@@ -57,3 +57,11 @@ def network(own_server: PostgresServer) -> Iterator[Proxy]:
     """The network between a consumer and `own_server`."""
     with Proxy("127.0.0.1", port(own_server)) as proxy:
         yield proxy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave for the slow run what differs in neither version nor, much, in how jobs are read."""
+    for item in items:
+        mode = getattr(item, "callspec", None) and item.callspec.params.get("mode")
+        if mode == "polling" and item.get_closest_marker("any_version"):
+            item.add_marker("slow")

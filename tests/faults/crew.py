@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 # What succeeded is reported within a tenth of a second, if the machine is not too busy.
 REPORT_SECONDS = 2.0
 
-_STATES = {"Connecting", "Streaming", "StandingBy", "Disconnected"}
+_READING = ("Streaming", "Polling")
+_STATES = {"Connecting", "StandingBy", "Disconnected", *_READING}
 
 
 class Worker:
@@ -63,13 +64,19 @@ class Worker:
 
         return eventually(look, timeout)[0]
 
-    def at_work(self, timeout: float = 20.0) -> None:
-        """Wait until it reads the log, or stands by, after whatever it went through."""
+    def reads(self, timeout: float = 20.0) -> None:
+        """Wait until it reads jobs, after whatever it went through."""
+        self._is(*_READING, timeout=timeout)
 
+    def at_work(self, timeout: float = 20.0) -> None:
+        """Wait until it reads jobs or stands by, after whatever it went through."""
+        self._is(*_READING, "StandingBy", timeout=timeout)
+
+    def _is(self, *states: str, timeout: float) -> None:
         def look() -> bool:
             told = [each.event for each in self._events.read() if each.event in _STATES]
             assert self.alive, f"{self!r} ended:\n{self.log.read_text()}"
-            return told[-1:] in (["Streaming"], ["StandingBy"])
+            return bool(told) and told[-1] in states
 
         eventually(look, timeout)
 

@@ -125,6 +125,13 @@ class Scene:
             slots=[told.detail["position"] for told in self.crew.told("SlotCreated")],
         )
 
+    def end_connections(self) -> None:
+        """End every connection of consumers, as an administrator might, or a network."""
+        self.outbox.rows(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+            "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
+        )
+
     def dead(self) -> dict[int, int]:
         """The dead letters: seq, and the attempt that was the last."""
         rows = self.outbox.rows(

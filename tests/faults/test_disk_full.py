@@ -43,7 +43,7 @@ def tries(scene: Scene) -> int:
 def test_outcomes_wait_until_they_can_be_written(scene: Scene, table: str) -> None:
     """Each failure to write is told, and is followed by a longer pause; no call is repeated."""
     worker = scene.crew.start()
-    worker.saw("Streaming")
+    worker.reads()
     with scene.watched(), full_disk(scene, table):
         jobs = scene.put(3) + scene.put(2, fails=9) + scene.put(3)
         worker.saw("ChoreFailed", 5)
@@ -66,7 +66,7 @@ def test_a_position_that_cannot_be_written_costs_no_job(scene: Scene, table: str
         worker.at_work()
         with full_disk(scene, table):
             if table == "consumer":
-                scene.outbox.end_slot_reader()
+                scene.end_connections()
 
             worker.saw("Disconnected", 5)
 
@@ -90,7 +90,7 @@ def test_rows_that_are_no_jobs_stop_nobody(scene: Scene) -> None:
     with scene.busy():
         for _ in range(3):
             worker = scene.crew.start()
-            worker.saw("Streaming")
+            worker.reads()
             scene.outbox.rows(strange)
             scene.executed(20)
             worker.kill()

@@ -34,7 +34,7 @@ def test_a_thousand_jobs_are_a_thousand_executions(scene: Scene, count: int) -> 
 def test_another_takes_over_from_one_that_is_killed(scene: Scene) -> None:
     with scene.busy():
         running = scene.crew.start()
-        running.saw("Streaming")
+        running.reads()
         for _ in range(2):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
@@ -51,7 +51,7 @@ def test_another_takes_over_from_one_that_is_stopped(scene: Scene) -> None:
     """And there is no reason for any job to come again."""
     with scene.busy():
         running = scene.crew.start()
-        running.saw("Streaming")
+        running.reads()
         for _ in range(2):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
@@ -69,12 +69,12 @@ def test_one_that_slept_while_another_took_over_records_nothing(scene: Scene, fa
     """Its clock stood still in the middle of a call; its connections are gone when it wakes."""
     scene.ordered = False
     sleeper = scene.crew.start(seconds=1.5)
-    sleeper.saw("Streaming")
+    sleeper.reads()
     jobs = scene.put(5, fails=fails)
     with scene.watched(), scene.truth.breaking("sleep", again=2.0):
         sleeper.saw("BatchStarted")
         sleeper.pause()
-        end_connections(scene)
+        scene.end_connections()
         other = scene.crew.start()
         scene.handled(jobs)
         settled = len(scene.truth.executions)
@@ -87,11 +87,3 @@ def test_one_that_slept_while_another_took_over_records_nothing(scene: Scene, fa
     scene.handled(scene.put(5))
     assert sleeper.alive
     scene.conclude()
-
-
-def end_connections(scene: Scene) -> None:
-    """End every connection of consumers, as an administrator might, or a network."""
-    scene.outbox.rows(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
-        "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
-    )

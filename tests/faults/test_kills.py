@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from pgcdc_outbox import events
+from tests.faults.conftest import MODES
 from tests.faults.crew import Worker
 from tests.faults.scene import Scene
 
 KILLS: dict[str, int] = {
     "Connecting": 1,
+    "Polling": 1,
     "SlotCreated": 1,
     "Reconciling": 1,
     "Reconciled": 1,
@@ -30,6 +32,22 @@ KILLS: dict[str, int] = {
 }
 """Events of an ordinary life, and the how manyth of them is the last."""
 
+ONLY = {
+    "SlotCreated": "logical",
+    "Reconciling": "logical",
+    "Reconciled": "logical",
+    "Streaming": "logical",
+    "Reported": "logical",
+    "Polling": "polling",
+}
+"""Events that one way of reading has, and the other has not."""
+
+AUTO = {
+    "SlotReleased": "the slot keeps too much log, and polling begins",
+    "LogUnavailable": "the log cannot be read, and polling begins",
+}
+"""Events of a consumer that changes how it reads. What follows is killed as `Polling`."""
+
 PROVOKED = {
     "StandingBy": "another instance holds the consumer",
     "ChoreFailed": "a table is away",
@@ -45,10 +63,13 @@ PROVOKED = {
 def test_every_event_is_a_moment_to_be_killed_at() -> None:
     kinds = {kind.__name__ for kind in events.Event.__subclasses__()}
 
-    assert kinds == KILLS.keys() | PROVOKED.keys()
+    assert kinds == KILLS.keys() | PROVOKED.keys() | AUTO.keys()
 
 
-@pytest.mark.parametrize("event", KILLS)
+@pytest.mark.parametrize(
+    ("mode", "event"),
+    [(mode, event) for mode in MODES for event in KILLS if ONLY.get(event, mode) == mode],
+)
 def test_killed_at(scene: Scene, event: str) -> None:
     scene.put(25)
     scene.put(2, fails=9)
@@ -63,7 +84,7 @@ def test_killed_at(scene: Scene, event: str) -> None:
 
 @contextmanager
 def another_instance(scene: Scene) -> Iterator[None]:
-    scene.crew.start().saw("Streaming")
+    scene.crew.start().reads()
     yield
 
 
@@ -89,8 +110,8 @@ def nothing(scene: Scene) -> Iterator[None]:
 
 
 def end_the_connection(scene: Scene, worker: Worker) -> None:
-    worker.saw("Streaming")
-    scene.outbox.end_slot_reader()
+    worker.reads()
+    scene.end_connections()
 
 
 def ask_to_stop(scene: Scene, worker: Worker) -> None:

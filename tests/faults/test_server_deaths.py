@@ -66,7 +66,7 @@ def test_restarted_while_a_call_does_not_end(
 ) -> None:
     """The server need not wait for it longer than for the consumer's drain."""
     worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 1.0})
-    worker.saw("Streaming")
+    worker.reads()
     own_scene.put(25)
     eventually(lambda: own_scene.crew.told("BatchStarted"))
     with own_scene.truth.breaking(how, resets=True):
@@ -112,6 +112,7 @@ def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene:
     own_scene.conclude()
 
 
+@pytest.mark.parametrize("mode", ["logical"])
 def test_the_reader_s_process_is_ended(own_scene: Scene) -> None:
     worker = own_scene.crew.start()
     with own_scene.busy():
@@ -126,12 +127,13 @@ def test_the_reader_s_process_is_ended(own_scene: Scene) -> None:
     own_scene.conclude()
 
 
+@pytest.mark.parametrize("mode", ["logical"])
 def test_the_reader_s_process_is_killed(own_scene: Scene) -> None:
     """The server then ends every connection, and recovers as after a crash."""
     worker = own_scene.crew.start()
     with own_scene.busy():
         own_scene.executed(100)
-        worker.saw("Streaming")
+        worker.reads()
         with own_scene.truth.breaking("kill the walsender", resets=True):
             os.kill(own_scene.outbox.slot()["active_pid"], signal.SIGKILL)
 

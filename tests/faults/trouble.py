@@ -34,7 +34,6 @@ EVENTS = (
     "BatchHandled",
     "OutcomesRecorded",
     "BatchSettled",
-    "Reported",
     "CheckpointSaved",
     "Promoted",
 )
@@ -126,10 +125,7 @@ def let_one_sleep_past_its_takeover(a: Arrangement) -> None:
 
 def end_connections(a: Arrangement) -> None:
     with a.losing_the_hold("connections"):
-        a.rows(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
-            "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
-        )
+        a.scene.end_connections()
 
 
 def end_the_reader(a: Arrangement) -> None:
@@ -279,4 +275,4 @@ WITH_A_SLOT = (end_the_reader, kill_the_reader, drop_the_slot, lose_the_publicat
 
 def troubles(mode: str) -> tuple[Callable[[Arrangement], None], ...]:
     """What may go wrong in this mode."""
-    return ALWAYS + WITH_A_SLOT if mode == "logical" else ALWAYS
+    return ALWAYS + WITH_A_SLOT if mode != "polling" else ALWAYS

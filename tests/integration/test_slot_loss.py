@@ -17,7 +17,7 @@ from pgcdc_outbox.events import (
     Streaming,
 )
 from pgcdc_outbox.postgres.names import slot_name
-from pgcdc_outbox.postgres.source import reconcile
+from pgcdc_outbox.postgres.source import span, table
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 
 
@@ -164,16 +164,15 @@ async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) ->
 async def test_large_payloads_are_re_read_a_few_at_a_time(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_PAGE_BYTES", 1_000_000)
+    monkeypatch.setattr(span, "PAGE_BYTES", 1_000_000)
     pages: list[int] = []
-    read = reconcile.Reconciliation._read
 
-    async def counting(self: reconcile.Reconciliation, cursor: tuple[str, int]) -> list[Any]:
-        rows = await read(self, cursor)
+    async def counting(*args: Any) -> list[span.Row]:
+        rows = await span.read_page(*args)
         pages.append(len(rows))
         return rows
 
-    monkeypatch.setattr(reconcile.Reconciliation, "_read", counting)
+    monkeypatch.setattr(table, "read_page", counting)
     ids = outbox.put([b"x" * 400_000] * 10)
     recorder = Recorder()
     async with running(consumer(outbox, recorder)):
@@ -186,19 +185,18 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
 async def test_a_connection_lost_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
     """Killed by an administrator in the middle: it goes on where it was."""
     ids = outbox.put(range(4500))
-    cut = False
+    recorder, watcher = Recorder(), Watcher()
 
-    def then(jobs: Sequence[Job]) -> None:
-        nonlocal cut
-        if len(recorder.jobs) >= 2200 and not cut:
-            cut = True
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if len(recorder.batches) == 20:
+            await watcher.saw(CheckpointSaved)
             outbox.rows(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
             )
 
-    recorder, watcher = Recorder(then), Watcher()
-    async with running(consumer(outbox, recorder, observers=[watcher])):
+    async with running(consumer(outbox, handle, observers=[watcher])):
         await recorder.until(lambda: set(ids) <= set(recorder.ids))
         await watcher.saw(Reconciled)
 
@@ -223,7 +221,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
             ids.extend(outbox.put([1]))
             await recorder.got(1)
             # What was settled before the last checkpoint is not read again.
-            await watcher.saw(CheckpointSaved, len(watcher.of(CheckpointSaved)) + 2)
+            await outbox.settled()
             outbox.rows("drop publication pgcdc_outbox")
             ids.extend(outbox.put([2, 3]))
             await recorder.got(99)  # ends with the error, for nobody mends it

@@ -3,10 +3,10 @@
 from msgspec import Struct
 
 from pgcdc_outbox.errors import (
-    CheckpointForeign,
     PublicationMissing,
     SlotForeign,
     SlotInUse,
+    SlotMissing,
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import commands
@@ -71,25 +71,22 @@ async def find_start(
     slot: str,
     *,
     reported: LSN,
+    may_create: bool = True,
 ) -> Start:
     """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile.
 
     ``reported`` is the highest position that this process has told the server.
+    Raises `SlotMissing` if a new slot is needed and not wanted.
     """
     publication = await require_publication(leadership)
     ((system_id, timeline, *_),) = await stream.query(
         commands.identify_system(), doing="identify the system"
     )
     system = System(str(system_id), int(timeline or 0))
-    if checkpoint is not None and checkpoint.system.system_id != system.system_id:
-        raise CheckpointForeign(
-            f"the checkpoint of consumer {leadership.consumer} was saved in cluster "
-            f"{checkpoint.system.system_id}, this is {system.system_id}",
-            hint="After pg_upgrade: set system_id in the checkpoint to the new one. After a dump "
-            "and restore: delete the checkpoint; every job still in the table comes again.",
-        )
-
     reason = await _why_not(leadership, checkpoint, slot, reported)
+    if reason and not may_create:
+        raise SlotMissing(f"slot {slot} is of no use: {reason}")
+
     if reason:
         return await _create(stream, leadership, checkpoint, slot, publication, system, reason)
 
