@@ -2,6 +2,8 @@
 #
 #   make test PYTHON=python3.13        another Python, which remakes the environment
 #   make test ARGS="-k server -x"      arguments for the program that a target runs
+#   make test ARGS="-m slow"           the slow ones, which otherwise are left out
+#   make chaos ARGS="--seconds 1200 --seed 7 --mode logical"
 
 PYTHON ?= python3
 ARGS ?=
@@ -11,7 +13,7 @@ BIN := .venv/bin
 STAMP := .venv/.made-by-$(notdir $(PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check matrix bench clean
+.PHONY: help demo test check matrix chaos bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -20,8 +22,8 @@ help: ## List the targets
 demo: $(STAMP) ## Run the demonstration, with a PostgreSQL server of its own
 	@$(BIN)/pgcdc-outbox demo $(ARGS)
 
-test: $(STAMP) ## Run every test, on the newest PostgreSQL
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Run every test but the slow ones, on the newest PostgreSQL
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: $(STAMP) ## Check style, types and layers
 	$(BIN)/ruff check .
@@ -31,6 +33,9 @@ check: $(STAMP) ## Check style, types and layers
 
 matrix: $(STAMP) ## Run the tests that need a server on every supported PostgreSQL
 	@$(BIN)/python -m tests.matrix $(ARGS)
+
+chaos: $(STAMP) ## Break everything at random for a minute, and account for every job
+	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 bench: $(STAMP) ## Measure draining, against pg_recvlogical
 	@$(BIN)/python -m benchmarks.drain $(ARGS)

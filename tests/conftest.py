@@ -18,7 +18,7 @@ from pgcdc_outbox.testing import PostgresServer
 from pgcdc_outbox.testing.databases import create_database, drop_database
 
 OUTSIDE = "PGCDC_OUTBOX_TEST_DSN"
-NEEDS_SERVER = {"server", "database", "fresh_server"}
+NEEDS_SERVER = {"server", "database", "fresh_server", "own_server"}
 
 
 class OutsideServer:

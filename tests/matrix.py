@@ -16,6 +16,7 @@ from pgcdc_outbox.testing.binaries import VARIABLE
 from tests.downloads import download
 
 SUPPORTED = (14, 15, 16, 17, 18)
+CHOICE = "server and not slow and not any_version"
 ROOT = Path(__file__).parents[1]
 
 
@@ -61,7 +62,7 @@ def obtain(major: int) -> Binaries:
 
 def run_pytest(binaries: Binaries, options: list[str]) -> tuple[int, str]:
     """Show what pytest prints as it does, and return its exit code and its closing line."""
-    command = [sys.executable, "-m", "pytest", "-m", "server", "-q", *options]
+    command = [sys.executable, "-m", "pytest", "-m", CHOICE, "-q", *options]
     environment = os.environ | {VARIABLE: str(binaries.bin)}
     closing_line = ""
 

@@ -68,18 +68,22 @@ class Link:
                 # A close alone would not wake the thread that reads.
                 end.shutdown(socket.SHUT_RD)
 
-            end.close()
+            with suppress(OSError):
+                end.close()
 
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
 
     def _carry(self, source: socket.socket, target: socket.socket, valve: Valve) -> None:
-        with suppress(OSError):
+        try:
             while data := source.recv(_CHUNK):
                 valve.pass_on(data, target)
 
             target.shutdown(socket.SHUT_WR)
+        except OSError:
+            # One side was reset, and the other is to know.
+            self.cut()
 
 
 class Proxy:

@@ -53,8 +53,8 @@ class Cluster:
         """The file that the server logs to."""
         return self.data / "server.log"
 
-    def create(self, binaries: Binaries) -> None:
-        """Make a cluster, unless there is one."""
+    def create(self, binaries: Binaries, copy_of: "Cluster | None" = None) -> None:
+        """Make a cluster, unless there is one: a new one, or a copy of one that is not in use."""
         if self._exists():
             return
 
@@ -72,10 +72,23 @@ class Cluster:
         # Renamed when complete: half a cluster could never be started nor replaced.
         draft = self.data.with_name(f"{self.data.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
-        self._account.own(draft)
-        self._initdb(binaries, draft)
+        if copy_of is not None:
+            self._copy(copy_of.data, draft)
+        else:
+            draft.mkdir(mode=0o700)
+            self._account.own(draft)
+            self._initdb(binaries, draft)
+
         draft.rename(self.data)
+
+    def make_standby(self) -> None:
+        """Let the copied cluster follow another, without that one's slots."""
+        for slot in (self.data / "pg_replslot").iterdir():
+            shutil.rmtree(slot)
+
+        signal = self.data / "standby.signal"
+        signal.touch()
+        self._account.own(signal)
 
     def configure(self, settings: Mapping[str, str], file: Path) -> list[str]:
         """Write settings to a file, and return arguments with which ``postgres`` uses them.
@@ -116,6 +129,13 @@ class Cluster:
                 hint="Remove it, or run this as the user who made it.",
             ) from error
         return True
+
+    def _copy(self, data: Path, draft: Path) -> None:
+        # Neither belongs to the data.
+        ignored = shutil.ignore_patterns("postmaster.pid", "server.log")
+        shutil.copytree(data, draft, symlinks=True, ignore=ignored)
+        for path in (draft, *draft.rglob("*")):
+            self._account.own(path)
 
     def _initdb(self, binaries: Binaries, folder: Path) -> None:
         try:

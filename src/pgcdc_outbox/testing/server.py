@@ -101,22 +101,30 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
         tcp: bool = False,
         durable: bool = False,
+        copy_of: "PostgresServer | None" = None,
+        standby: bool = False,
     ) -> Self:
         """Start a server, and return when it takes connections.
 
         With ``data`` the folder is kept, and a cluster that is already in it is used as it
-        is. Without, there is a new one, removed by `close`.
+        is. Without, there is a new one, removed by `close`. It begins empty, or as a copy of
+        another server's, slots and all, which must not run while it is made. As a standby
+        it leaves out the slots, and follows the other server when that runs again.
         """
+        follows = {"primary_conninfo": copy_of.dsn()} if standby and copy_of else {}
         server = cls(
             data,
             binaries=binaries or Binaries.find(),
-            settings=settings or {},
+            settings={**follows, **(settings or {})},
             tcp=tcp,
             durable=durable,
         )
         cls._open.add(server)
         try:
-            server._cluster.create(server._binaries)
+            server._cluster.create(server._binaries, copy_of and copy_of._cluster)
+            if follows:
+                server._cluster.make_standby()
+
             server.resume()
         except BaseException:
             server.close()

@@ -55,10 +55,10 @@ order by i.xid, i.id;
 
 -- name: save_reading
 -- How far the table was read and settled, between two snapshots or at the end of
--- one. Not waited for to reach the disk: what a crash of the server takes back
--- is read once more.
+-- one. Waited for to reach the disk: what is saved is forgotten here, and a crash of
+-- the server must not take it back from a consumer that lives on.
 with fence as materialized (
-    select name, set_config('synchronous_commit', 'off', true)
+    select name
     from :"schema".consumer
     where name = %(consumer)s and epoch = %(epoch)s
     for share

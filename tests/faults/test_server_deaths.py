@@ -1,0 +1,143 @@
+"""A server that restarts, crashes or loses a process costs no job, and hardly a second."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from pgcdc_outbox.testing import PostgresServer
+from tests.faults.scene import Scene
+from tests.wait import eventually
+
+STOPPED_WITHIN = 10.0
+"""Seconds that a server may take to stop, whatever a consumer does."""
+
+BACK_WITHIN = 10.0
+"""Seconds after which a consumer has to be at work again."""
+
+
+@pytest.fixture(params=["fast", pytest.param("immediate", marks=pytest.mark.slow), "kill"])
+def how(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def stop(server: PostgresServer, how: str) -> None:
+    """Stop a server in one of three ways, and see that it goes."""
+    started = time.monotonic()
+    if how == "kill":
+        server.kill()
+    else:
+        server.stop("fast" if how == "fast" else "immediate", timeout=STOPPED_WITHIN)
+
+    assert time.monotonic() - started < STOPPED_WITHIN, "the server had to wait for the consumer"
+
+
+def test_restarted_while_idle(own_server: PostgresServer, own_scene: Scene, how: str) -> None:
+    worker = own_scene.crew.start()
+    own_scene.handled(own_scene.put(3))
+    with own_scene.truth.breaking(how, resets=True):
+        stop(own_server, how)
+        own_server.resume()
+
+    own_scene.handled(own_scene.put(3), timeout=BACK_WITHIN)
+    assert worker.alive
+    own_scene.conclude()
+
+
+def test_restarted_while_busy(own_server: PostgresServer, own_scene: Scene, how: str) -> None:
+    """The consumer lives on, so nothing that it has finished comes again."""
+    worker = own_scene.crew.start(seconds=0.01)
+    with own_scene.busy():
+        for _ in range(2):
+            own_scene.executed(50)
+            with own_scene.truth.breaking(how, resets=True):
+                stop(own_server, how)
+                own_server.resume()
+
+        own_scene.executed(50, timeout=BACK_WITHIN)
+
+    assert worker.alive
+    own_scene.conclude()
+
+
+def test_restarted_while_a_call_does_not_end(
+    own_server: PostgresServer, own_scene: Scene, how: str
+) -> None:
+    """The server need not wait for it longer than for the consumer's drain."""
+    worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 1.0})
+    worker.reads()
+    own_scene.put(25)
+    eventually(lambda: own_scene.crew.told("BatchStarted"))
+    with own_scene.truth.breaking(how, resets=True):
+        stop(own_server, how)
+        own_server.resume()
+
+    eventually(lambda: own_scene.crew.told("HandlersAbandoned"))
+    (own_scene.truth.folder / "go").touch()
+    own_scene.conclude()
+
+
+def test_the_server_and_the_consumer_die_together(
+    own_server: PostgresServer, own_scene: Scene
+) -> None:
+    """What the server had not saved is known from the checkpoint alone."""
+    with own_scene.busy():
+        for _ in range(2):
+            worker = own_scene.crew.start()
+            own_scene.executed(100)
+            with own_scene.forgetting("all"):
+                own_server.kill()
+                worker.kill()
+                own_server.resume()
+
+    own_scene.conclude()
+
+
+def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene: Scene) -> None:
+    """Nobody can be told then what was finished: it is as if the process had died."""
+    worker = own_scene.crew.start()
+    with own_scene.busy():
+        own_scene.executed(100)
+        with own_scene.forgetting("away"):
+            own_server.kill()
+            worker.saw("Disconnected")
+            worker.process.terminate()
+            assert worker.process.wait(20) == 0
+            own_server.resume()
+
+        own_scene.crew.start()
+        own_scene.executed(50)
+
+    own_scene.conclude()
+
+
+@pytest.mark.parametrize("mode", ["logical"])
+def test_the_reader_s_process_is_ended(own_scene: Scene) -> None:
+    worker = own_scene.crew.start()
+    with own_scene.busy():
+        for _ in range(2):
+            own_scene.executed(50)
+            with own_scene.truth.breaking("terminate"):
+                own_scene.outbox.end_slot_reader()
+
+        own_scene.executed(50, timeout=BACK_WITHIN)
+
+    assert worker.alive
+    own_scene.conclude()
+
+
+@pytest.mark.parametrize("mode", ["logical"])
+def test_the_reader_s_process_is_killed(own_scene: Scene) -> None:
+    """The server then ends every connection, and recovers as after a crash."""
+    worker = own_scene.crew.start()
+    with own_scene.busy():
+        own_scene.executed(100)
+        worker.reads()
+        with own_scene.truth.breaking("kill the walsender", resets=True):
+            os.kill(own_scene.outbox.slot()["active_pid"], signal.SIGKILL)
+
+        own_scene.executed(100, timeout=BACK_WITHIN)
+
+    assert worker.alive
+    own_scene.conclude()
