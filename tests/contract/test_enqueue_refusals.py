@@ -136,7 +136,9 @@ def test_a_schema_that_cannot_be(schema):
 
 
 @pytest.mark.parametrize(
-    "handle", [object(), 5, "host=x", sa.create_engine("sqlite://"), psycopg], ids=repr
+    "handle",
+    [object(), 5, "host=x", sa.create_engine("sqlite://"), psycopg],
+    ids=lambda handle: type(handle).__name__,
 )
 async def test_a_handle_of_nobody(handle):
     for client in (Client(), AsyncClient()):

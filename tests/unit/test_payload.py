@@ -117,7 +117,7 @@ def test_comes_back_as_the_type_asked_for(payload, type):
 @pytest.mark.parametrize(
     "payload",
     [b"", b"\0\xff\xfe", b'{"a": 1}', b"null", bytearray(b"ab"), memoryview(b"abcd")[::2]],
-    ids=repr,
+    ids=lambda payload: f"{type(payload).__name__} {bytes(payload)!r}",
 )
 def test_bytes_stay_as_they_are(payload):
     assert encode(payload) == (bytes(payload), BYTES_TYPE)
@@ -199,7 +199,7 @@ def test_keys_of_a_typed_object_come_back_with_their_type():
 @pytest.mark.parametrize(
     ("payload", "where", "name"),
     [
-        (object(), "payload:", "object"),
+        pytest.param(object(), "payload:", "object", id="object"),
         (1j, "payload:", "complex"),
         ({"a": [0, len]}, "payload['a'][1]:", "builtin_function_or_method"),
         (Order, "payload:", "pydantic"),

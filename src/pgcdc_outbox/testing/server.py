@@ -121,7 +121,7 @@ class PostgresServer:
         )
         cls._open.add(server)
         try:
-            server._cluster.create(server._binaries, copy_of and copy_of._cluster)
+            server._cluster.create(server._binaries, None if copy_of is None else copy_of._cluster)
             if follows:
                 server._cluster.make_standby()
 
