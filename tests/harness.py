@@ -9,9 +9,11 @@ import anyio.lowlevel
 import psycopg
 
 from pgcdc_outbox import Client, Consumer, Job, RetryPolicy
-from pgcdc_outbox.events import Event, Streaming
+from pgcdc_outbox.events import Event, Polling, Streaming
 from pgcdc_outbox.postgres.names import slot_name
 from tests.wait import eventually_async
+
+MODES = ("logical", "polling")
 
 QUICK = RetryPolicy(max_attempts=3, first_delay=0.05, max_delay=0.2)
 """Three attempts, close together."""
@@ -20,9 +22,10 @@ QUICK = RetryPolicy(max_attempts=3, first_delay=0.05, max_delay=0.2)
 class Outbox:
     """A migrated schema in a database of the test's own."""
 
-    def __init__(self, dsn: str, schema: str = "outbox") -> None:
+    def __init__(self, dsn: str, schema: str = "outbox", mode: str = "logical") -> None:
         self.dsn = dsn
         self.schema = schema
+        self.mode = mode
         self.client = Client(dsn, schema=schema)
 
     def rows(self, statement: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -42,12 +45,38 @@ class Outbox:
         with psycopg.connect(self.dsn) as connection:
             return [self.client.enqueue(payload, tx=connection, **options) for payload in payloads]
 
+    def unsettled(self) -> int:
+        """How many rows the durable position does not know to be settled."""
+        return int(
+            self.value(
+                "select count(*) from immediate as i left join checkpoint as k on true "
+                "where not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))"
+            )
+        )
+
+    async def settled(self) -> None:
+        """Wait until the durable position has passed every job."""
+        await eventually_async(self._is_settled)
+
+    async def _is_settled(self) -> bool:
+        return not self.unsettled()
+
     def slot(self) -> dict[str, Any]:
         """What the server says of the outbox's only slot."""
         ((slot,),) = self.rows(
             "select to_jsonb(s) from pg_replication_slots s where database = current_database()"
         )
         return dict(slot)
+
+    def cut_off_reader(self) -> None:
+        """End the connection that jobs come through, as an administrator might."""
+        if self.mode == "logical":
+            self.end_slot_reader()
+        else:
+            self.rows(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
+            )
 
     def end_slot_reader(self) -> None:
         """End the walsender, as an administrator might."""
@@ -94,6 +123,12 @@ class Recorder:
                 await self._changed.wait()
 
 
+Kind = type[Event] | tuple[type[Event], ...]
+
+READING = (Streaming, Polling)
+"""Either says that what is committed from now on is read as it comes."""
+
+
 class Watcher:
     """An observer that remembers events, and lets a test wait for one."""
 
@@ -105,10 +140,10 @@ class Watcher:
         self.events.append(event)
         self._changed.set()
 
-    def of(self, kind: type[Event]) -> list[Any]:
+    def of(self, kind: Kind) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def saw(self, kind: type[Event], count: int = 1, timeout: float = 15.0) -> Any:
+    async def saw(self, kind: Kind, count: int = 1, timeout: float = 15.0) -> Any:
         """Wait until so many events of a kind were told; the last of them."""
         with anyio.fail_after(timeout):
             while len(self.of(kind)) < count:
@@ -122,6 +157,7 @@ def consumer(outbox: Outbox, handler: Any, **options: Any) -> Consumer:
     """A consumer with settings that suit tests; any may be overridden."""
     defaults: dict[str, Any] = {
         "schema": outbox.schema,
+        "mode": outbox.mode,
         "retry": QUICK,
         "checkpoint_interval": 0.1,
         "promote_interval": 0.05,
@@ -166,26 +202,11 @@ async def running(subject: Consumer, timeout: float = 20.0) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def streaming(subject: Consumer, watcher: Watcher) -> AsyncIterator[None]:
-    """Run a consumer that tells ``watcher``; the block begins when it reads the log."""
-    before = len(watcher.of(Streaming))
+    """Run a consumer that tells ``watcher``; the block begins when it streams, or polls."""
+    before = len(watcher.of(READING))
     async with running(subject):
-        await watcher.saw(Streaming, before + 1)
+        await watcher.saw(READING, before + 1)
         yield
-
-
-async def settled(outbox: Outbox, ids: list[int]) -> None:
-    """Wait until the saved checkpoint knows these jobs to be settled."""
-
-    async def known() -> bool:
-        return bool(
-            outbox.value(
-                "select bool_and(pg_visible_in_snapshot(i.xid, c.snapshot)) "
-                "from immediate as i, checkpoint as c where i.id = any (%s)",
-                [ids],
-            )
-        )
-
-    await eventually_async(known)
 
 
 def slot_of(outbox: Outbox, consumer: str = "default") -> str:

@@ -5,7 +5,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal, get_args
+from typing import get_args
 
 import anyio
 
@@ -26,10 +26,11 @@ from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.source.logical import LogicalSource
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
+from pgcdc_outbox.postgres.source.source import Mode, PostgresSource, Reading
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 _PROMOTE_LIMIT = 1000
 # Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
 _PREFETCH = 2000
@@ -59,6 +60,10 @@ class Consumer:
     - ``drain_timeout``: how long running handlers may take after a stop;
     - ``promote_interval``: how often due jobs are looked for;
     - ``checkpoint_interval``: how often the durable position is saved;
+    - ``mode``: ``logical`` reads the log through a replication slot, ``polling``
+      the table; ``auto`` reads the log, and polls while that is not possible or
+      the slot would keep more than ``max_retained_wal`` bytes of log;
+    - ``poll_interval``: how long to wait, when polling, after nothing was found;
     - ``on_slot_loss``: when the slot is gone or has a gap, make a new one and read
       the table ("reconcile"), or end ("stop");
     - ``max_slot_losses``: new slots within an hour for lost ones; then it ends;
@@ -78,7 +83,7 @@ class Consumer:
         *,
         name: str = "default",
         schema: str = "outbox",
-        mode: Literal["logical"] = "logical",
+        mode: Mode = "logical",
         batch_size: int = 100,
         batch_bytes: int = 4 * MIB,
         linger: timedelta | float = 0.05,
@@ -89,6 +94,8 @@ class Consumer:
         drain_timeout: timedelta | float = 30.0,
         promote_interval: timedelta | float = 0.1,
         checkpoint_interval: timedelta | float = 1.0,
+        poll_interval: timedelta | float = 0.05,
+        max_retained_wal: int = 10 * GIB,
         on_slot_loss: OnSlotLoss = "reconcile",
         max_slot_losses: int = 3,
         takeover_grace: timedelta | float = 5.0,
@@ -97,8 +104,10 @@ class Consumer:
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        if mode != "logical":
-            raise SettingsError(f"mode: {mode!r} is not known", hint="Use mode='logical'.")
+        if mode not in get_args(Mode):
+            raise SettingsError(
+                f"mode: {mode!r} is not known", hint=f"Use one of {', '.join(get_args(Mode))}."
+            )
 
         policy = RetryPolicy() if retry is None else retry
         if policy.is_last(Job(0, "", b"")):
@@ -126,17 +135,22 @@ class Consumer:
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = _seconds("promote_interval", promote_interval)
-        self._checkpoint_interval = _seconds("checkpoint_interval", checkpoint_interval)
         if on_slot_loss not in get_args(OnSlotLoss):
             raise SettingsError(
                 f"on_slot_loss: {on_slot_loss!r} is not known", hint="Use 'reconcile' or 'stop'."
             )
 
-        self._slot_policy = SlotPolicy(
-            on_loss=on_slot_loss,
-            max_losses=_at_least("max_slot_losses", max_slot_losses, 1),
-            takeover_grace=_seconds("takeover_grace", takeover_grace),
-            failover=failover,
+        self._reading = Reading(
+            mode=mode,
+            checkpoint_interval=_seconds("checkpoint_interval", checkpoint_interval),
+            poll_interval=_seconds("poll_interval", poll_interval, least=0.001),
+            max_retained_wal=_at_least("max_retained_wal", max_retained_wal, 1),
+            slot=SlotPolicy(
+                on_loss=on_slot_loss,
+                max_losses=_at_least("max_slot_losses", max_slot_losses, 1),
+                takeover_grace=_seconds("takeover_grace", takeover_grace),
+                failover=failover,
+            ),
         )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
@@ -160,7 +174,8 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        writing = Session(self._conninfo, name=instance)
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
         try:
             promotion = self._promotion(writing)
             if once:
@@ -185,13 +200,12 @@ class Consumer:
     def _orchestrator(
         self, writing: Session, instance: str, chores: Sequence[Chore]
     ) -> Orchestrator:
-        source = LogicalSource(
+        source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
             instance=instance,
-            checkpoint_interval=self._checkpoint_interval,
-            slot_policy=self._slot_policy,
+            reading=self._reading,
             notice=self._notice,
         )
         attempt = Attempt(
@@ -250,12 +264,15 @@ def _at_least(field: str, value: int, least: int) -> int:
     return value
 
 
-def _seconds(field: str, value: timedelta | float) -> float:
+def _seconds(field: str, value: timedelta | float, *, least: float = 0.0) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise SettingsError(f"{field}: {value!r} is neither a timedelta nor seconds")
 
     if not 0 <= seconds < float("inf"):
         raise SettingsError(f"{field}: {value!r} must be finite and not negative")
+
+    if seconds < least:
+        raise SettingsError(f"{field}: {value!r} is less than {least} s")
 
     return float(seconds)

@@ -60,6 +60,26 @@ class Streaming(Event, frozen=True, kw_only=True):
     position: LSN
 
 
+class Polling(Event, frozen=True, kw_only=True):
+    """The table is being polled."""
+
+    position: LSN
+
+
+class SlotReleased(Event, frozen=True, kw_only=True):
+    """The server keeps more log for the slot than it should: the table is polled instead."""
+
+    slot: str
+    retained_bytes: int
+
+
+class LogUnavailable(Event, frozen=True, kw_only=True):
+    """The log cannot be read now: the table is polled instead."""
+
+    error: str
+    hint: str
+
+
 class BatchStarted(Event, frozen=True, kw_only=True):
     """A handler is about to be called."""
 

@@ -17,8 +17,12 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the handler is: ``package.module:name``."""
     name: str = "default"
     """Name of the consumer."""
-    mode: Literal["logical"] = "logical"
-    """How jobs are read: from the log."""
+    mode: Literal["logical", "polling", "auto"] = "logical"
+    """How jobs are read: from the log, by polling the table, or whichever is possible."""
+    poll_interval: float | None = None
+    """Seconds between two polls that find nothing; None leaves it to the consumer."""
+    max_retained_wal: int | None = None
+    """Bytes of log that a slot may keep in mode auto; None leaves it to the consumer."""
     batch_size: int | None = None
     """Most jobs that one call of the handler gets; None leaves it to the consumer."""
     linger: float | None = None

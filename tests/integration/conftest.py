@@ -1,13 +1,28 @@
-"""A migrated outbox for each test."""
+"""A migrated outbox for each test; tests of some modules get one for each way to read it."""
 
 import pytest
 
 from pgcdc_outbox.postgres.migrate import migrate
-from tests.harness import Outbox
+from tests.harness import MODES, Outbox
 
 
 @pytest.fixture
-def outbox(database: str) -> Outbox:
+def mode(request: pytest.FixtureRequest) -> str:
+    """How consumers of this test read."""
+    return str(getattr(request, "param", "logical"))
+
+
+@pytest.fixture
+def outbox(database: str, mode: str) -> Outbox:
     """An empty outbox in schema ``outbox``."""
     migrate(database)
-    return Outbox(database)
+    return Outbox(database, mode=mode)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says ``IN_BOTH_MODES`` in both."""
+    everywhere = getattr(metafunc.module, "IN_BOTH_MODES", False)
+    by_mark = metafunc.definition.get_closest_marker("both_modes")
+    only_logical = metafunc.definition.get_closest_marker("logical_only")
+    if (everywhere or by_mark) and not only_logical and "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", MODES, indirect=True)

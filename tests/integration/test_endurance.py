@@ -12,7 +12,7 @@ from anyio import to_thread
 from pgcdc_outbox import Job
 from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.source.reconcile import Reconciliation
+from pgcdc_outbox.postgres.source.table import TableReading
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 from tests.wait import eventually_async
 
@@ -218,13 +218,13 @@ async def test_rereading_large_jobs_takes_little_memory(
     )
     outbox.put(range(20))
     pages = []
-    deliver = Reconciliation._deliver
+    deliver = TableReading._deliver
 
     def spy(self: Any, rows: list[tuple[Any, ...]], *rest: Any) -> None:
         pages.append(sum(len(row[4]) for row in rows))
         deliver(self, rows, *rest)
 
-    monkeypatch.setattr(Reconciliation, "_deliver", spy)
+    monkeypatch.setattr(TableReading, "_deliver", spy)
     recorder = Recorder()
     await consumer(outbox, recorder).run(once=True)
 

@@ -21,11 +21,12 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
     Promoted,
     Stopping,
-    Streaming,
 )
 from pgcdc_outbox.postgres.migrate import migrate
-from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.harness import READING, Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
+
+IN_BOTH_MODES = True
 
 ONCE_A_MOMENT = RetryPolicy(max_attempts=5, first_delay=0.1, factor=2, jitter=0.2)
 
@@ -408,7 +409,9 @@ async def test_undecodable_rows_go_to_the_dead_letters_and_the_rest_flows(outbox
         outbox.put(["second"])
         await watcher.saw(JobDead, 3)
         await recorder.got(3)
-        outbox.rows("alter table immediate drop column key cascade")
+        if outbox.mode == "logical":  # a statement names its columns, the log does not
+            outbox.rows("alter table immediate drop column key cascade")
+
         outbox.rows("insert into immediate (payload) values ('\"third\"')")
         await recorder.got(4)
 
@@ -444,7 +447,7 @@ async def test_a_stop_lets_the_running_batch_finish_and_record(outbox: Outbox) -
     subject = consumer(outbox, handle, observers=[watcher], batch_size=10)
     async with anyio.create_task_group() as group:
         group.start_soon(subject.run)
-        await watcher.saw(Streaming)
+        await watcher.saw(READING)
         ids = outbox.put(range(25))
         await running_now.wait()
         subject.stop()
@@ -504,7 +507,7 @@ async def test_a_lost_connection_is_opened_again_and_nothing_runs_twice(outbox: 
         ids = outbox.put(range(10))
         await recorder.got(10)
         for n in range(3):
-            outbox.end_slot_reader()
+            outbox.cut_off_reader()
             await watcher.saw(Disconnected, n + 1)
             ids += outbox.put(range(10))
             await recorder.got(10 * (n + 2))
@@ -528,10 +531,10 @@ async def test_what_finished_behind_a_running_job_does_not_come_again_after_a_re
         slow = outbox.put(["x"], topic="slow")
         quick = [id_ for n in range(20) for id_ in outbox.put([n])]
         await recorder.got(21)
-        outbox.end_slot_reader()
+        outbox.cut_off_reader()
         # The running job is waited for; then the log is read from before it.
         release.set()
-        await watcher.saw(Streaming, 2)
+        await watcher.saw(READING, 2)
         last = outbox.put(["last"])
         await recorder.until(lambda: last[0] in recorder.ids)
 

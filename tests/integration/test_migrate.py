@@ -197,7 +197,9 @@ def test_require_current(database):
 
     migrate(database)
     check()
-    with pytest.raises(SchemaBehind, match=f"is at {NEXT.number - 1}; this version needs {NEXT.number}"):
+    with pytest.raises(
+        SchemaBehind, match=f"is at {NEXT.number - 1}; this version needs {NEXT.number}"
+    ):
         check([*known(), NEXT])
     with pytest.raises(SchemaAhead):
         check([])

@@ -10,14 +10,15 @@ import pytest
 from pgcdc_outbox import Job
 from pgcdc_outbox.errors import CheckpointForeign, PublicationMissing
 from pgcdc_outbox.events import (
+    CheckpointSaved,
     Disconnected,
     Reconciled,
     Reconciling,
     SlotCreated,
     Streaming,
 )
-from pgcdc_outbox.postgres.source import reconcile
-from tests.harness import Outbox, Recorder, Watcher, consumer, running, settled, slot_of, streaming
+from pgcdc_outbox.postgres.source import span, table
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, slot_of, streaming
 
 
 async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_the_table(
@@ -158,16 +159,15 @@ async def test_a_stop_while_reading_the_table_repeats_nothing(outbox: Outbox) ->
 async def test_large_payloads_are_re_read_a_few_at_a_time(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_PAGE_BYTES", 1_000_000)
+    monkeypatch.setattr(span, "PAGE_BYTES", 1_000_000)
     pages: list[int] = []
-    read = reconcile.Reconciliation._read
 
-    async def counting(self: reconcile.Reconciliation, cursor: tuple[str, int]) -> list[Any]:
-        rows = await read(self, cursor)
+    async def counting(*args: Any) -> list[span.Row]:
+        rows = await span.read_page(*args)
         pages.append(len(rows))
         return rows
 
-    monkeypatch.setattr(reconcile.Reconciliation, "_read", counting)
+    monkeypatch.setattr(table, "read_page", counting)
     ids = outbox.put([b"x" * 400_000] * 10)
     recorder, watcher = Recorder(), Watcher()
     async with running(consumer(outbox, recorder, observers=[watcher])):
@@ -180,19 +180,18 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
 async def test_a_connection_lost_while_reading_the_table_repeats_nothing(outbox: Outbox) -> None:
     """Killed by an administrator in the middle: it goes on where it was."""
     ids = outbox.put(range(4500))
-    cut = False
+    recorder, watcher = Recorder(), Watcher()
 
-    def then(jobs: Sequence[Job]) -> None:
-        nonlocal cut
-        if len(recorder.jobs) >= 2200 and not cut:
-            cut = True
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if len(recorder.batches) == 20:
+            await watcher.saw(CheckpointSaved)
             outbox.rows(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
             )
 
-    recorder, watcher = Recorder(then), Watcher()
-    async with running(consumer(outbox, recorder, observers=[watcher])):
+    async with running(consumer(outbox, handle, observers=[watcher])):
         await recorder.until(lambda: set(ids) <= set(recorder.ids))
         await watcher.saw(Reconciled)
 
@@ -217,7 +216,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
             ids.extend(outbox.put([1]))
             await recorder.got(1)
             # What was settled before the last checkpoint is not read again.
-            await settled(outbox, ids)
+            await outbox.settled()
             outbox.rows("drop publication pgcdc_outbox")
             ids.extend(outbox.put([2, 3]))
             await recorder.got(99)  # ends with the error, for nobody mends it

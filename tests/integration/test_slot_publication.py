@@ -14,8 +14,9 @@ from pgcdc_outbox.events import CheckpointSaved, Disconnected, SlotCreated
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
+from pgcdc_outbox.postgres.source.lock import Lock
 from pgcdc_outbox.postgres.source.publication import prove_unchanged, require_publication
-from tests.harness import Outbox, Recorder, Watcher, consumer, settled, streaming
+from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 CREATE = (
     "create publication pgcdc_outbox for table immediate "
@@ -52,9 +53,9 @@ async def test_an_alteration_that_is_taken_back_is_noticed(outbox: Outbox, which
     alter, mend = choices[which]
     recorder, watcher = Recorder(), Watcher()
     async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
-        before = outbox.put([1])
+        outbox.put([1])
         await recorder.got(1)
-        await settled(outbox, before)
+        await outbox.settled()
         with psycopg.connect(outbox.dsn, autocommit=True) as connection:
             connection.execute("set search_path to outbox")
             for statement in alter.split(";"):
@@ -63,9 +64,9 @@ async def test_an_alteration_that_is_taken_back_is_noticed(outbox: Outbox, which
             connection.execute("select enqueue('default', '2')")
             connection.execute(mend.encode())
 
-        after = outbox.put([3])
+        outbox.put([3])
         await recorder.until(lambda: {1, 2, 3} <= set(recorder.values))
-        await settled(outbox, after)
+        await outbox.settled()
 
     created = watcher.of(SlotCreated)
     assert len(created) == 2
@@ -178,7 +179,8 @@ async def test_a_stop_right_after_an_alteration_does_not_save_over_the_gap(outbo
 @asynccontextmanager
 async def leading(outbox: Outbox) -> AsyncIterator[Leadership]:
     with closing(Session(outbox.dsn, name="pgcdc-outbox/test", reconnects=False)) as session:
-        yield await lead(session, consumer="c", schema=outbox.schema, instance="i", mode="logical")
+        lock = Lock(session, in_transaction=False)
+        yield await lead(session, lock, consumer="c", schema=outbox.schema, instance="i")
 
 
 @pytest.mark.parametrize("savepoint", [False, True])

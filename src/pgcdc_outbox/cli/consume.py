@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from pgcdc_outbox.cli.options import Options, pass_options
-from pgcdc_outbox.cli.parameters import duration
+from pgcdc_outbox.cli.parameters import duration, size
 
 if TYPE_CHECKING:
     from pgcdc_outbox import Consumer
@@ -23,11 +23,21 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 @click.command("consume")
 @click.option("--handler", metavar="MODULE:NAME", help="Where the handler is.")
 @click.option("--name", help="Name of the consumer.  [default: default]")
-@click.option("--mode", type=click.Choice(["logical"]), help="How jobs are read: from the log.")
+@click.option(
+    "--mode",
+    type=click.Choice(["logical", "polling", "auto"]),
+    help="How jobs are read: from the log, by polling the table, or whichever is possible.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most jobs in one call.")
 @click.option("--linger", type=duration, help="How long a batch waits for more jobs, such as 50ms.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Most calls at the same time.")
 @click.option("--prefetch", type=click.IntRange(min=1), help="Jobs held ahead of the handler.")
+@click.option("--poll-interval", type=duration, help="Wait between two polls, such as 50ms.")
+@click.option(
+    "--max-retained-wal",
+    type=size,
+    help="In mode auto: poll rather than let the slot keep more log.",
+)
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
 @click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
 @click.option(

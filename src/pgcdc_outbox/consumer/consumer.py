@@ -77,7 +77,9 @@ class Orchestrator:
 
             started = time.monotonic()
             try:
-                await self._hold(stop, once=once)
+                if await self._hold(stop, once=once):
+                    continue  # with another feed
+
                 break
             except SlotInUse as error:
                 if not standing_by:
@@ -108,11 +110,12 @@ class Orchestrator:
 
         return self._abandoned
 
-    async def _hold(self, stop: Stop, *, once: bool) -> None:
+    async def _hold(self, stop: Stop, *, once: bool) -> bool:
+        """Hold the consumer once. Whether it was let go of only to be taken again."""
         async with AsyncExitStack() as stack:
             feed = await _or_stop(stop, lambda: stack.enter_async_context(self._source.open()))
             if feed is None:
-                return
+                return False
 
             hold = Hold(
                 feed,
@@ -130,7 +133,11 @@ class Orchestrator:
                 # Also if the connection was lost while it drained.
                 self._abandoned = hold.abandoned
 
+            if hold.handed_over and not stop.asked:
+                return True
+
             self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
+            return False
 
     def _intake(self) -> Intake:
         limits = self._limits

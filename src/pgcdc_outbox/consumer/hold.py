@@ -1,9 +1,11 @@
 """One hold of a consumer: from an open feed to its end, orderly or not."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import anyio
+from anyio.lowlevel import checkpoint as yield_to_others
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.chores import keep_doing
@@ -11,10 +13,12 @@ from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Feed
 from pgcdc_outbox.consumer.stop import Stop
-from pgcdc_outbox.errors import OutboxError
+from pgcdc_outbox.errors import Fenced, OutboxError, SourceUnavailable
 from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
 _FINISH_SECONDS = 5.0
+_EPOCH_SECONDS = 1.0
+_TURN_SECONDS = 0.005
 
 
 class Hold:
@@ -44,9 +48,12 @@ class Hold:
         self._drain_timeout = drain_timeout
         self._notice = notice
         self._stop = stop
+        self._workers = anyio.CancelScope()
         self._failure: Exception | None = None
         self._ending = anyio.Event()
         self._busy = 0
+        self.handed_over = False
+        """Whether it ended because another feed is to go on; known when it has run."""
         self.abandoned = 0
         """How many calls of the handler did not end in time; known when it has run."""
 
@@ -74,18 +81,19 @@ class Hold:
                 await self._feed.finish()
 
     async def _run(self, *, once: bool) -> None:
-        workers = anyio.CancelScope()
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
             reading.start_soon(self._close_when_asked)
+            reading.start_soon(self._close_when_over)
+            reading.start_soon(self._guard, self._watch_epoch)
             if once:
                 reading.start_soon(self._stop_when_caught_up)
 
             for chore in self._chores:
                 reading.start_soon(self._guard, self._keep_doing(chore))
 
-            reading.start_soon(self._bound_the_drain, workers)
-            with workers:
+            reading.start_soon(self._bound_the_drain)
+            with self._workers:
                 await self._work()
 
             reading.cancel_scope.cancel()
@@ -99,12 +107,18 @@ class Hold:
                 working.start_soon(self._guard, self._keep_working)
 
     async def _keep_working(self) -> None:
+        yielded_at = time.monotonic()
         while (batch := await self._intake.take()) is not None:
             self._busy += 1
             try:
                 await self._attempt.run(batch, self._feed)
             finally:
                 self._busy -= 1
+
+            # Neither a full intake nor a handler that never waits gives others a turn.
+            if time.monotonic() - yielded_at > _TURN_SECONDS:
+                await yield_to_others()
+                yielded_at = time.monotonic()
 
     def _keep_doing(self, chore: Chore) -> Callable[[], Awaitable[None]]:
         return lambda: keep_doing(chore, consumer=self._attempt.consumer, notice=self._notice)
@@ -116,17 +130,37 @@ class Hold:
         except Exception as error:
             self._failure = self._failure or error
             self._end()
+            if isinstance(error, Fenced):
+                # Another instance runs these jobs now, and ours can record nothing.
+                self._workers.cancel()
 
     async def _close_when_asked(self) -> None:
         await self._stop.wait()
         self._notice(Stopping(consumer=self._attempt.consumer))
         self._end()
 
+    async def _close_when_over(self) -> None:
+        await self._feed.over()
+        self.handed_over = True
+        self._end()
+
+    async def _watch_epoch(self) -> None:
+        """Notice that another instance took over, also while nothing is to be recorded.
+
+        A process may have been stopped or cut off for long, and does not know it.
+        """
+        while True:
+            # What is wrong with the connection is the matter of those who need it.
+            with suppress(SourceUnavailable):
+                await self._attempt.ledger.check(epoch=self._feed.epoch)
+
+            await anyio.sleep(_EPOCH_SECONDS)
+
     async def _stop_when_caught_up(self) -> None:
         await self._feed.caught_up()
         self._stop.ask()
 
-    async def _bound_the_drain(self, workers: anyio.CancelScope) -> None:
+    async def _bound_the_drain(self) -> None:
         await self._ending.wait()
         with anyio.move_on_after(self._drain_timeout):
             await self._stop.wait_insisted()
@@ -135,7 +169,7 @@ class Hold:
         if self._busy:
             self._notice(HandlersAbandoned(consumer=self._attempt.consumer, batches=self._busy))
 
-        workers.cancel()
+        self._workers.cancel()
 
     def _end(self) -> None:
         self._intake.close()

@@ -47,6 +47,10 @@ class Feed(Protocol):
         """Return once everything committed before the source was opened is settled."""
         ...
 
+    async def over(self) -> None:
+        """Return when this feed has done its part: the source is to be opened again."""
+        ...
+
     async def finish(self) -> None:
         """Tell the server the last position and let go in good order."""
         ...
@@ -77,6 +81,10 @@ class Ledger(Protocol):
         Writing the same twice changes nothing. Raises `Fenced` for an old
         epoch, and `LedgerUnavailable` when trying again may help.
         """
+        ...
+
+    async def check(self, *, epoch: int) -> None:
+        """Raise `Fenced` if the epoch is over."""
         ...
 
 

@@ -1,8 +1,12 @@
 """Steps side by side, of which the first failure ends all."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 
 async def together(*steps: Callable[[], Awaitable[None]]) -> None:
@@ -23,3 +27,24 @@ async def together(*steps: Callable[[], Awaitable[None]]) -> None:
 
     if failure is not None:
         raise failure
+
+
+async def beside(step: Callable[[], Awaitable[T]], companion: Callable[[], Awaitable[None]]) -> T:
+    """Take a step while something else goes on, which ends with it.
+
+    Raises what either of them raises.
+    """
+    results: list[T] = []
+
+    async def take() -> None:
+        results.append(await step())
+        raise _Done
+
+    with suppress(_Done):
+        await together(take, companion)
+
+    return results[0]
+
+
+class _Done(Exception):
+    """Ends the companion."""

@@ -35,11 +35,20 @@ class Session:
     A statement that fails because the connection broke is not repeated: only
     the caller knows whether that is safe. The next one connects again, unless
     the connection holds something that would be lost with it (``reconnects=False``).
+    Without ``prepares`` no statement is left on the server, so that a pooler may
+    be in between.
     """
 
     def __init__(
-        self, conninfo: str, *, name: str, options: str = "", reconnects: bool = True
+        self,
+        conninfo: str,
+        *,
+        name: str,
+        options: str = "",
+        reconnects: bool = True,
+        prepares: bool = True,
     ) -> None:
+        self._prepares = prepares
         self._reconnects = reconnects
         self._conninfo = conninfo
         self._name = name
@@ -129,6 +138,9 @@ class Session:
         self._connection = await connect(
             self._conninfo, name=self._name, options=self._options, doing=doing
         )
+        if not self._prepares:
+            self._connection.prepare_threshold = None
+
         return self._connection
 
     def _drop(self) -> None:

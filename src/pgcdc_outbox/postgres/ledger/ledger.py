@@ -29,6 +29,7 @@ class PostgresLedger:
         self._session = session
         self._consumer = consumer
         self._record = query("record", schema)
+        self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
         """Write all of them, or none; an attempt that is known already is passed over.
@@ -47,6 +48,14 @@ class PostgresLedger:
             raise ledger_error(error) from error
 
         if not held:
+            raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+    async def check(self, *, epoch: int) -> None:
+        """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
+        (current,) = await self._session.row(
+            self._current, {"consumer": self._consumer}, doing="look at the epoch"
+        )
+        if current != epoch:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
 
 

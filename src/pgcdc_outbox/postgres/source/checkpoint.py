@@ -11,17 +11,12 @@ import time
 from msgspec import Struct
 
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.leadership import Leadership, System
+
+__all__ = ["NOTHING_SEEN", "Checkpoint", "Checkpointer", "Reconcile", "System", "load"]
 
 NOTHING_SEEN = "1:1:"
 """The snapshot that sees no row at all."""
-
-
-class System(Struct, frozen=True):
-    """Which cluster, and which of its histories."""
-
-    system_id: str
-    timeline: int
 
 
 class Reconcile(Struct, frozen=True, kw_only=True):
@@ -94,6 +89,11 @@ class Checkpointer:
         self._pending = pending
         self._saved_at = time.monotonic()
         self._news = True
+
+    @property
+    def lsn(self) -> LSN:
+        """The place of the last position that was saved."""
+        return self._lsn
 
     def settle(self) -> None:
         """Jobs were settled: there is something to save."""

@@ -1,7 +1,6 @@
 """One hold of a consumer through its slot."""
 
 import time
-from collections.abc import Mapping
 
 import anyio
 from anyio.lowlevel import checkpoint as yield_to_others
@@ -13,23 +12,24 @@ from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
-from pgcdc_outbox.events import CheckpointSaved, Streaming
+from pgcdc_outbox.events import CheckpointSaved, SlotReleased, Streaming
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from pgcdc_outbox.postgres.source.decoding import Decoding
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.memory import Memory
 from pgcdc_outbox.postgres.source.publication import prove_unchanged
-from pgcdc_outbox.postgres.source.reconcile import Reconciliation
 from pgcdc_outbox.postgres.source.reporter import Reporter
 from pgcdc_outbox.postgres.source.start import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
+from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
 
 
 class LogicalFeed:
-    """One hold: re-reads the table if it must, then streams and reports.
+    """One hold: streams and reports.
 
     Two tasks share the connection, and nobody else: one reads, and stops when
     the intake is full; the other reports on its own clock, whatever the first
@@ -42,11 +42,12 @@ class LogicalFeed:
         leadership: Leadership,
         start: Start,
         *,
-        resume: LSN,
-        known: Mapping[int, int],
+        memory: Memory,
         interval: float,
         checkpoint_interval: float,
         notice: Notice,
+        leave_at: LSN | None = None,
+        max_retained: int | None = None,
     ) -> None:
         self.epoch = leadership.epoch
         self._stream = stream
@@ -58,8 +59,8 @@ class LogicalFeed:
         # What this process settled after the last save; of no use for another slot,
         # and never beyond what the server still has after a crash of its own.
         position = start.position
-        if not start.reconcile and position and position < resume <= leadership.flushed:
-            position = resume
+        if position and position < memory.flushed <= leadership.flushed:
+            position = memory.flushed
 
         self._progress = Progress(position)
         self._reporter = Reporter(
@@ -70,7 +71,7 @@ class LogicalFeed:
             notice=notice,
         )
         self._caught_up = anyio.Event()
-        self._reconciliation: Reconciliation | None = None
+        self._over = anyio.Event()
         # The position of the start is the first to wait for, so that a run which is
         # shorter than the interval moves the checkpoint too.
         self._checkpointer = Checkpointer(
@@ -78,10 +79,14 @@ class LogicalFeed:
             start.system,
             snapshot=start.snapshot,
             lsn=start.lsn,
-            pending=None if start.reconcile else (leadership.snapshot, leadership.inserted),
+            pending=(leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
-        self._known = known
+        self._memory = memory
+        self.released = False
+        """Whether the slot was left because it endangers the server."""
+        self._leave_at = leave_at
+        self._max_retained = max_retained
         self._ahead = Ahead()
 
     @property
@@ -92,27 +97,34 @@ class LogicalFeed:
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
         self._checkpointer.settle()
-        if self._reconciliation is not None:
-            self._reconciliation.settle(batch)
-            self._ahead.add(batch.jobs, batch.tickets, self._reconciliation.saved)
-            return
-
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
-        self._ahead.add(batch.jobs, batch.tickets, self._progress.flushed)
+        self._ahead.add(batch.jobs, batch.tickets, self._passed())
         if self._progress.flushed != before:
             self._moved()
 
-    def ahead(self) -> dict[int, int]:
-        """Attempts that are settled although `flushed` has not passed them."""
-        reading = self._reconciliation
-        attempts = self._ahead.attempts(
-            self._progress.flushed if reading is None else reading.saved
+    def memory(self) -> Memory:
+        """What the next hold of this process should know."""
+        return Memory(
+            system=self._start.system, flushed=self._progress.flushed, settled=self._known_ahead()
         )
+
+    def _passed(self) -> LSN:
+        """What was settled before it need not be remembered job by job."""
+        # Who leaves the slot goes on from a snapshot, and that is older than flushed.
+        horizon = self._progress.flushed
+        if self._leave_at is not None:
+            horizon = min(horizon, self._leave_at)
+
+        return horizon if self._max_retained is None else min(horizon, self._checkpointer.lsn)
+
+    def _known_ahead(self) -> dict[int, int]:
+        """Attempts that are settled although reading may bring them again."""
+        attempts = self._ahead.attempts(self._passed())
         # What earlier holds settled was committed before this one began. Until that
         # is passed it may come again in the next one, whether it came in this or not.
-        if reading is not None or self._progress.flushed < self._leadership.inserted:
-            for id_, attempt in self._known.items():
+        if self._progress.flushed < self._leadership.inserted:
+            for id_, attempt in self._memory.settled.items():
                 attempts[id_] = max(attempt, attempts.get(id_, 0))
 
         return attempts
@@ -120,6 +132,14 @@ class LogicalFeed:
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
         await self._caught_up.wait()
+
+    async def over(self) -> None:
+        """Return when the slot is to be left, and another feed shall go on."""
+        await self._over.wait()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._stream.close()
 
     async def run(self, intake: Intake) -> None:
         """Deliver and report until cancelled. Raises `OutboxError` when the hold is lost."""
@@ -131,9 +151,6 @@ class LogicalFeed:
             raise
 
     async def _run(self, intake: Intake) -> None:
-        if self._start.reconcile is not None and not await self._reconcile(intake):
-            await anyio.sleep_forever()
-
         await self._stream.start(
             self._start.slot,
             publication=self._start.publication.name,
@@ -145,7 +162,9 @@ class LogicalFeed:
             self._progress,
             consumer=self._consumer,
             schema=self._leadership.schema,
-            traces=await self._traces(),
+            traces=await load_traces(
+                self._leadership, since=self._start.replayed, settled=self._memory.settled
+            ),
             skips_rows=lambda: self._stream.skips_rows,
         )
         self._notice(Streaming(consumer=self._consumer, position=self._progress.flushed))
@@ -153,6 +172,7 @@ class LogicalFeed:
             lambda: self._read(decoding, intake),
             self._reporter.run,
             self._keep_checkpoint,
+            self._leadership.lock.keep,
         )
 
     async def finish(self) -> None:
@@ -162,60 +182,18 @@ class LogicalFeed:
         come again: a stop may fall into the middle of a transaction. The wait
         comes last, because a server that is busy sending may make it long.
         """
-        if self._reconciliation is not None:
-            await self._reconciliation.save()
-
-        if ahead := self.ahead():
-            await self._leadership.fenced(
-                "add_traces",
-                {"ids": list(ahead), "attempts": list(ahead.values())},
-                doing="write down what is settled ahead of the position",
-            )
-
         if self._streaming:
             await self._prove_publication()
             await self._checkpointer.save(self._progress.flushed)
 
+        await save_traces(self._leadership, self._known_ahead())
+        if self._over.is_set():
+            await self._leadership.fenced("forget_slot", {}, doing="leave the slot")
+
         await self._leadership.release()
-        if not self._streaming:
-            return
-
-        await self._reporter.report()
-        await self._stream.end()
-
-    async def _reconcile(self, intake: Intake) -> bool:
-        plan = self._start.reconcile
-        assert plan is not None
-        self._reconciliation = Reconciliation(
-            self._leadership, plan, known=self._known, notice=self._notice
-        )
-        if not await self._reconciliation.run(intake):
-            return False
-
-        checkpointer = Checkpointer(
-            self._leadership, self._start.system, snapshot=plan.target, lsn=plan.position
-        )
-        await checkpointer.save(plan.position)
-        # Only now: until it is saved, the end of the table may be read once more.
-        self._checkpointer = checkpointer
-        self._progress = Progress(plan.position)
-        self._reconciliation = None
-        self._ahead = Ahead()
-        self._notice(CheckpointSaved(consumer=self._consumer, position=plan.position))
-        return True
-
-    async def _traces(self) -> dict[int, int]:
-        rows = await self._leadership.rows(
-            "load_traces",
-            {"consumer": self._consumer, "since": self._start.replayed},
-            doing="load what is recorded already",
-        )
-        # What this process settled before it lost its connection is in no table.
-        traces = dict(self._known)
-        for id_, attempt in rows:
-            traces[id_] = max(attempt, traces.get(id_, 0))
-
-        return traces
+        if self._streaming:
+            await self._reporter.report()
+            await self._stream.end()
 
     async def _read(self, decoding: Decoding, intake: Intake) -> None:
         while not intake.closed:
@@ -254,9 +232,26 @@ class LogicalFeed:
 
         return count
 
+    async def _look_at_retained(self, limit: int) -> None:
+        """Leave the slot rather than let the server's disk fill up."""
+        rows = await self._leadership.rows(
+            "retained", {"slot": self._start.slot}, doing="look how much log the slot keeps"
+        )
+        if rows and rows[0][0] is not None and rows[0][0] > limit and not self._over.is_set():
+            self._notice(
+                SlotReleased(
+                    consumer=self._consumer, slot=self._start.slot, retained_bytes=rows[0][0]
+                )
+            )
+            self.released = True
+            self._over.set()
+
     def _moved(self) -> None:
         if self._progress.flushed >= self._leadership.inserted:
             self._caught_up.set()
+
+        if self._leave_at is not None and self._progress.flushed >= self._leave_at:
+            self._over.set()
 
         self._reporter.news()
 
@@ -271,5 +266,8 @@ class LogicalFeed:
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)
                 )
+
+            if self._max_retained is not None:
+                await self._look_at_retained(self._max_retained)
 
             await anyio.sleep(self._checkpoint_interval)

@@ -1,22 +1,24 @@
 """Being the one instance that runs a consumer: the lock, and the epoch."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import Struct
 
 from pgcdc_outbox.errors import (
     Fenced,
+    OutboxError,
     PermissionMissing,
     SchemaAhead,
     SchemaBehind,
     SlotInUse,
     SourceUnavailable,
-    WalLevelTooLow,
 )
 from pgcdc_outbox.lsn import LSN
-from pgcdc_outbox.postgres.names import lock_key
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Params, Row, Session
+from pgcdc_outbox.postgres.source.lock import Lock
 
 Before = Literal["none", "released", "ours", "crashed"]
 """There was none; in good order; this process lost it; its process died, or was cut off."""
@@ -27,12 +29,21 @@ Mode = Literal["logical", "polling"]
 SCHEMA_NUMBER = 2
 
 
+class System(Struct, frozen=True):
+    """Which cluster, and which of its histories."""
+
+    system_id: str
+    timeline: int
+
+
 class Leadership(Struct, frozen=True, kw_only=True):
-    """A consumer that is held: by a session-level lock, under an epoch."""
+    """A consumer that is held: by a lock, under an epoch."""
 
     session: Session
+    lock: Lock
     consumer: str
     schema: str
+    instance: str
     epoch: int
     before: Before
     """How the hold before this one ended."""
@@ -42,6 +53,8 @@ class Leadership(Struct, frozen=True, kw_only=True):
     """The slot that continues the checkpoint, if there is one."""
     database_oid: int
     database: str
+    system: System
+    wal_level: str
     flushed: LSN
     """How far the server had written its log when the hold began."""
     snapshot: str
@@ -51,17 +64,40 @@ class Leadership(Struct, frozen=True, kw_only=True):
 
     async def fenced(self, name: str, params: dict[str, object], *, doing: str) -> None:
         """Run a statement that gives 1 under our epoch, and raise `Fenced` if it is over."""
+        (done,) = await self.held(name, params, doing=doing)
+        if not done:
+            raise self._over(doing)
+
+    async def held(
+        self, name: str, params: Mapping[str, object] | None = None, *, doing: str
+    ) -> Row:
+        """The row that a statement gives under our epoch. Raises `Fenced` if there is none."""
         rows = await self.session.rows(
             query(name, self.schema),
-            {"consumer": self.consumer, "epoch": self.epoch, **params},
+            {"consumer": self.consumer, "epoch": self.epoch, **(params or {})},
             doing=doing,
         )
-        if not rows or not rows[0][0]:
-            raise Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
+        if not rows:
+            raise self._over(doing)
+
+        return rows[0]
+
+    def _over(self, doing: str) -> Fenced:
+        return Fenced(f"{doing}: epoch {self.epoch} of consumer {self.consumer} is over")
+
+    async def note_mode(self, mode: Mode) -> None:
+        """Note how this hold reads, for people who look."""
+        await self.fenced("note_mode", {"mode": mode}, doing="note the mode")
 
     async def release(self) -> None:
         """Note that the hold ends in good order, with its last position saved."""
         await self.fenced("release", {}, doing="let go of the consumer")
+
+    async def hand_back(self) -> None:
+        """Note that nothing was done: the next start knows where the slot has to be."""
+        if self.before == "released":
+            with suppress(OutboxError):
+                await self.fenced("hand_back", {"forgive": False}, doing="let go again")
 
     async def why_no_replication(self) -> PermissionMissing | None:
         """The error of a role that may not replicate; None if it may."""
@@ -79,7 +115,7 @@ class Leadership(Struct, frozen=True, kw_only=True):
 
 
 async def lead(
-    session: Session, *, consumer: str, schema: str, instance: str, mode: Mode
+    session: Session, lock: Lock, *, consumer: str, schema: str, instance: str
 ) -> Leadership:
     """Take the lock and raise the epoch.
 
@@ -87,7 +123,7 @@ async def lead(
     what is wrong with the server or the schema.
     """
     doing = f"take hold of consumer {consumer}"
-    oid, database, recovering, _, wal_level, flushed = await session.row(
+    oid, database, recovering, _, wal_level, flushed, system_id, timeline = await session.row(
         query("whereabouts", schema), doing=doing
     )
     if recovering:
@@ -96,33 +132,29 @@ async def lead(
             hint="Connect to the primary, or add target_session_attrs=read-write.",
         )
 
-    if mode == "logical" and wal_level != "logical":
-        raise WalLevelTooLow(f"{doing}: wal_level is {wal_level}")
-
     await _require_schema(session, schema, doing)
-    (locked,) = await session.row(
-        query("try_lock", schema), {"key": lock_key(schema, f"consumer {consumer}")}, doing=doing
-    )
-    if not locked:
+    if not await lock.take(consumer=consumer, schema=schema, doing=doing):
         raise SlotInUse(f"consumer {consumer} is held by another instance")
 
     # Before the take-over: its commit makes sure that all of this reaches the disk.
     snapshot, inserted = await session.row(query("take_position", schema), doing=doing)
     epoch, slot, crashes, before = await session.row(
-        query("take_over", schema),
-        {"consumer": consumer, "instance": instance, "mode": mode},
-        doing=doing,
+        query("take_over", schema), {"consumer": consumer, "instance": instance}, doing=doing
     )
     return Leadership(
         session=session,
+        lock=lock,
         consumer=consumer,
         schema=schema,
+        instance=instance,
         epoch=epoch,
         before=before,
         crashes=crashes,
         slot=slot,
         database_oid=oid,
         database=database,
+        system=System(system_id, timeline),
+        wal_level=wal_level,
         flushed=LSN.parse(flushed),
         snapshot=snapshot,
         inserted=LSN.parse(inserted),

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.errors import CheckpointForeign
+from pgcdc_outbox.errors import SlotMissing
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import commands
 from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, Checkpoint, Reconcile, System
@@ -45,24 +45,17 @@ async def find_start(
     policy: SlotPolicy,
     notice: Notice,
     lost: str = "",
+    may_create: bool = True,
 ) -> Start:
     """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile.
 
     ``reported`` is the highest position that this process has told the server;
     ``lost`` is why it gave up the slot in the hold before, if it did.
+    Raises `SlotMissing` if a new slot is needed and not wanted, and `SlotLost` if
+    the settings say so.
     """
     since = relied_on(checkpoint)
     publication = await require_publication(leadership, since=since)
-    system = await identify(stream)
-    if checkpoint is not None and checkpoint.system.system_id != system.system_id:
-        raise CheckpointForeign(
-            f"the checkpoint of consumer {leadership.consumer} was saved in cluster "
-            f"{checkpoint.system.system_id}, this is {system.system_id}",
-            hint=f"Run `pgcdc-outbox slot reconcile --name {leadership.consumer} "
-            "--accept-new-system upgraded` after pg_upgrade, `... restored` after a dump and "
-            "restore.",
-        )
-
     found = await take_over(leadership, slot, grace=policy.takeover_grace, notice=notice)
     gap = find_gap(leadership, checkpoint, slot, found, reported=reported)
     if gap is None and (lost or publication.changed):
@@ -78,7 +71,10 @@ async def find_start(
                 doing=f"let slot {slot} follow a failover",
             )
 
-        return _go_on(leadership, checkpoint, slot, publication, system)
+        return _go_on(leadership, checkpoint, slot, publication)
+
+    if not may_create:
+        raise SlotMissing(f"slot {slot} is of no use: {gap.reason}")
 
     if gap.lost:
         await judge_loss(leadership, policy, gap.reason)
@@ -88,7 +84,6 @@ async def find_start(
         leadership,
         slot,
         publication=publication,
-        system=system,
         failover=policy.failover,
         lost=gap.lost,
     )
@@ -96,7 +91,7 @@ async def find_start(
     return Start(
         slot=slot,
         publication=publication,
-        system=system,
+        system=leadership.system,
         snapshot=settled,
         lsn=LSN(0),
         position=made.position,
@@ -114,22 +109,13 @@ def relied_on(checkpoint: Checkpoint | None) -> str:
     return checkpoint.snapshot if checkpoint.reconcile is None else checkpoint.reconcile.target
 
 
-async def identify(stream: ReplicationStream) -> System:
-    """Which cluster this is, and which of its histories."""
-    ((system_id, timeline, *_),) = await stream.query(
-        commands.identify_system(), doing="identify the system"
-    )
-    return System(str(system_id), int(timeline or 0))
-
-
 def _go_on(
     leadership: Leadership,
     checkpoint: Checkpoint,
     slot: str,
     publication: Publication,
-    system: System,
 ) -> Start:
-    same_history = checkpoint.system == system
+    same_history = checkpoint.system == leadership.system
     position = checkpoint.flushed if same_history else LSN(0)
     if position > leadership.flushed:
         # Beyond the end of the log the server would swallow jobs without a word.
@@ -138,7 +124,7 @@ def _go_on(
     return Start(
         slot=slot,
         publication=publication,
-        system=system,
+        system=leadership.system,
         snapshot=checkpoint.snapshot,
         lsn=checkpoint.lsn if same_history else LSN(0),
         position=position,

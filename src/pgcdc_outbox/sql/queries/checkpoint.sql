@@ -3,6 +3,12 @@
 -- before the position that is read after it.
 select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text;
 
+-- name: take_position_held
+-- The same for whoever still holds the consumer; nothing for anybody else.
+select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text
+from :"schema".consumer
+where name = %(consumer)s and epoch = %(epoch)s;
+
 -- name: load_checkpoint
 select system_id, timeline, snapshot::text, lsn::text, flushed::text,
        target::text, target_lsn::text, cursor_xid::text, cursor_id
@@ -83,19 +89,5 @@ with fence as materialized (
         cursor_xid = null,
         cursor_id = null,
         saved_at = clock_timestamp()
-)
-select count(*) from fence;
-
--- name: save_cursor
-with fence as materialized (
-    select name
-    from :"schema".consumer
-    where name = %(consumer)s and epoch = %(epoch)s
-    for share
-), moved as (
-    update :"schema".checkpoint as c
-    set cursor_xid = %(xid)s::xid8, cursor_id = %(id)s, saved_at = clock_timestamp()
-    from fence
-    where c.consumer = fence.name and c.target is not null
 )
 select count(*) from fence;

@@ -1,6 +1,15 @@
 -- name: try_lock
 select pg_try_advisory_lock(%(key)s);
 
+-- name: try_transaction_lock
+select pg_try_advisory_xact_lock(%(key)s);
+
+-- name: end_when_silent
+-- Whichever of the two applies; a limit for a whole transaction would end ours too early.
+select set_config(name, case when name like 'idle%%' then %(seconds)s else '0' end, %(local)s)
+from pg_settings
+where name in ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout');
+
 -- name: schema_number
 select max(number) from :"schema".migration;
 
@@ -12,13 +21,12 @@ with before as materialized (
     from :"schema".consumer
     where name = %(consumer)s
 ), taken as (
-    insert into :"schema".consumer as c (name, epoch, instance, taken_at, mode)
-    values (%(consumer)s, 1, %(instance)s, clock_timestamp(), %(mode)s)
+    insert into :"schema".consumer as c (name, epoch, instance, taken_at)
+    values (%(consumer)s, 1, %(instance)s, clock_timestamp())
     on conflict (name) do update set
         epoch = c.epoch + 1,
         instance = excluded.instance,
         taken_at = excluded.taken_at,
-        mode = excluded.mode,
         released_at = null,
         crashes = c.crashes + case
             when c.released_at is null and c.instance is distinct from excluded.instance then 1
@@ -36,6 +44,15 @@ select taken.epoch, taken.slot, taken.crashes,
 from taken
 left join before on true;
 
+-- name: current_epoch
+select max(epoch) from :"schema".consumer where name = %(consumer)s;
+
+-- name: note_mode
+update :"schema".consumer
+set mode = %(mode)s
+where name = %(consumer)s and epoch = %(epoch)s
+returning 1;
+
 -- name: release
 -- The position is saved, and nobody of ours will report another.
 update :"schema".consumer
@@ -46,7 +63,12 @@ returning 1;
 -- name: whereabouts
 select d.oid::bigint, d.datname, pg_is_in_recovery(), current_setting('server_version_num')::int,
        current_setting('wal_level'),
-       case when pg_is_in_recovery() then null else pg_current_wal_flush_lsn()::text end
+       case when pg_is_in_recovery() then null else pg_current_wal_flush_lsn()::text end,
+       (select system_identifier::text from pg_control_system()),
+       case
+           when pg_is_in_recovery() then null
+           else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::integer
+       end
 from pg_database as d
 where d.datname = current_database();
 
@@ -74,3 +96,14 @@ select quote_ident(r.rolname), r.rolreplication or r.rolsuper or exists (
 )
 from pg_roles as r
 where r.rolname = current_user;
+
+-- name: retained
+-- What the server keeps for a slot, in bytes of log; null for one that is lost.
+select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint
+from pg_replication_slots
+where slot_name = %(slot)s;
+
+-- name: drop_slot
+select pg_drop_replication_slot(slot_name)
+from pg_replication_slots
+where slot_name = %(slot)s;

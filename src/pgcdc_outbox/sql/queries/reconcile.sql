@@ -1,38 +1,31 @@
 -- name: count_unsettled
+-- Up to a limit: it is told to people before the reading begins, which must not wait for it.
 select count(*)
-from :"schema".immediate
-where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
-  and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
-  and (xid, id) > (%(xid)s::xid8, %(id)s)
-  and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
-  and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
-  and (consumer is null or consumer = %(consumer)s);
+from (
+    select
+    from :"schema".immediate
+    where (xid, id) > (%(xid)s::xid8, %(id)s)
+      and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
+      and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
+      and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+      and (consumer is null or consumer = %(consumer)s)
+    limit %(limit)s
+) as unsettled;
 
--- name: read_unsettled
--- Rows committed before target and not visible in since, a page at a time in
--- the order of the index. A page ends with the row that exceeds the bytes.
-select i.id, (extract(epoch from i.created_at) * 1000000)::bigint as created_us,
-       i.attempt, i.topic, i.payload, i.key, i.headers::text, i.content_type, i.history::text,
-       i.xid::text,
-       exists (
-           select from :"schema".failed as f
-           where f.consumer = %(consumer)s and f.id = i.id and f.attempt >= coalesce(i.attempt, 1)
-       ) or exists (
-           select from :"schema".dead_letter as d
-           where d.consumer = %(consumer)s and d.id = i.id and d.attempt >= coalesce(i.attempt, 1)
-       ) or exists (
-           select from :"schema".trace as t
-           where t.consumer = %(consumer)s and t.id = i.id and t.attempt >= coalesce(i.attempt, 1)
-       ) as recorded
+-- name: read_later
+-- Rows behind the cursor that are visible in target, a page at a time in the order of
+-- the index. The cursor stands behind every transaction that since has seen begin; it
+-- is the only lower bound, because of two the index would use the worse one.
+-- A page ends with the row that exceeds the bytes. Columns come in the form that is the cheapest to send: xid8 and timestamptz as bytes.
+select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
+       i.headers::text, i.content_type, i.history::text, i.xid
 from (
     select *, sum(octet_length(payload)) over (
         order by xid, id rows between unbounded preceding and 1 preceding
     ) as bytes_before
     from :"schema".immediate
-    where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
+    where (xid, id) > (%(xid)s::xid8, %(id)s)
       and xid < pg_snapshot_xmax(%(target)s::pg_snapshot)
-      and (xid, id) > (%(xid)s::xid8, %(id)s)
-      and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
       and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
       and (consumer is null or consumer = %(consumer)s)
     order by xid, id
@@ -40,3 +33,60 @@ from (
 ) as i
 where coalesce(i.bytes_before, 0) < %(bytes)s
 order by i.xid, i.id;
+
+-- name: read_running
+-- The same for transactions that were running when since was taken.
+select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
+       i.headers::text, i.content_type, i.history::text, i.xid
+from (
+    select *, sum(octet_length(payload)) over (
+        order by xid, id rows between unbounded preceding and 1 preceding
+    ) as bytes_before
+    from :"schema".immediate
+    where xid = any (%(running)s::xid8[])
+      and (xid, id) > (%(xid)s::xid8, %(id)s)
+      and pg_visible_in_snapshot(xid, %(target)s::pg_snapshot)
+      and (consumer is null or consumer = %(consumer)s)
+    order by xid, id
+    limit %(limit)s
+) as i
+where coalesce(i.bytes_before, 0) < %(bytes)s
+order by i.xid, i.id;
+
+-- name: save_reading
+-- How far the table was read and settled, between two snapshots or at the end of
+-- one. Not waited for to reach the disk: what a crash of the server takes back
+-- is read once more.
+with fence as materialized (
+    select name, set_config('synchronous_commit', 'off', true)
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), pruned as (
+    delete from :"schema".trace as t
+    using fence
+    where t.consumer = fence.name
+      and t.xid < pg_snapshot_xmax(%(snapshot)s::pg_snapshot)
+      and pg_visible_in_snapshot(t.xid, %(snapshot)s::pg_snapshot)
+), saved as (
+    insert into :"schema".checkpoint (
+        consumer, system_id, timeline, snapshot, lsn, flushed,
+        target, target_lsn, cursor_xid, cursor_id
+    )
+    select name, %(system_id)s, %(timeline)s, %(snapshot)s::pg_snapshot, %(lsn)s::pg_lsn,
+           %(flushed)s::pg_lsn, %(target)s::pg_snapshot, %(target_lsn)s::pg_lsn,
+           %(xid)s::xid8, %(id)s::bigint
+    from fence
+    on conflict (consumer) do update set
+        system_id = excluded.system_id,
+        timeline = excluded.timeline,
+        snapshot = excluded.snapshot,
+        lsn = excluded.lsn,
+        flushed = excluded.flushed,
+        target = excluded.target,
+        target_lsn = excluded.target_lsn,
+        cursor_xid = excluded.cursor_xid,
+        cursor_id = excluded.cursor_id,
+        saved_at = clock_timestamp()
+)
+select count(*) from fence;

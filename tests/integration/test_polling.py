@@ -1,0 +1,198 @@
+"""Polling: from snapshot to snapshot, with nothing skipped and nobody waited for."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+
+from pgcdc_outbox import Job
+from pgcdc_outbox.errors import SchemaBehind
+from pgcdc_outbox.events import Disconnected, Polling, StandingBy
+from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.queries import query
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.wait import eventually_async
+
+
+@pytest.fixture
+def mode() -> str:
+    return "polling"
+
+
+async def test_who_began_first_and_commits_last_is_not_skipped(outbox: Outbox) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        with psycopg.connect(outbox.dsn) as late:
+            slow = outbox.client.enqueue("slow", tx=late)
+            quick = outbox.put(["quick"])
+            # Nor does anybody wait for the one that is open.
+            await recorder.got(1)
+            more = outbox.put(["more"])
+            await recorder.got(2)
+            late.commit()
+
+        await recorder.got(3)
+        after = outbox.put(["after"])
+        await recorder.got(4)
+
+    assert recorder.ids == [*quick, *more, slow, *after]
+
+
+async def test_a_job_that_was_created_long_ago_is_handled(outbox: Outbox) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        outbox.rows(
+            "insert into immediate (payload, created_at) values ('1', now() - interval '2 hours')"
+        )
+        await recorder.got(1)
+
+
+async def test_a_transaction_open_in_another_database_holds_nobody_up(
+    server: Any, outbox: Outbox
+) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        with psycopg.connect(server.dsn()) as elsewhere:
+            elsewhere.execute("select pg_current_xact_id()")
+            outbox.put([1])
+            await recorder.got(1)
+
+
+async def test_savepoints_belong_to_their_transaction(outbox: Outbox) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        with psycopg.connect(outbox.dsn) as connection:
+            ids = [outbox.client.enqueue(1, tx=connection)]
+            with connection.transaction():
+                ids.append(outbox.client.enqueue(2, tx=connection))
+
+            with connection.transaction() as savepoint:
+                outbox.client.enqueue("never", tx=connection)
+                raise psycopg.Rollback(savepoint)
+
+            assert not recorder.ids
+
+        await recorder.got(2)
+
+    assert recorder.ids == ids
+
+
+async def test_a_stop_and_a_lost_connection_repeat_nothing_on_the_way_through_a_backlog(
+    outbox: Outbox,
+) -> None:
+    ids = outbox.put(range(12_000))
+    recorder, watcher = Recorder(), Watcher()
+
+    async def handle(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if len(recorder.jobs) == 3000:
+            outbox.cut_off_reader()
+
+        if len(recorder.jobs) == 7000:
+            subject.stop()
+
+    subject = consumer(outbox, handle, observers=[watcher])
+    await subject.run()
+    assert watcher.of(Disconnected)
+    assert 7000 <= len(recorder.jobs) < 12_000
+    await consumer(outbox, recorder).run(once=True)
+
+    assert recorder.ids == ids
+
+
+async def test_a_backlog_does_not_make_a_poll_dear(outbox: Outbox) -> None:
+    """Nor does a transaction that was open before it: a poll reads what is new."""
+    with psycopg.connect(outbox.dsn) as early:
+        early.execute("select pg_current_xact_id()")
+        outbox.rows("insert into immediate (payload) select '1' from generate_series(1, 200000)")
+        since = outbox.value("select pg_current_snapshot()::text")
+        assert since.split(":")[2], "the open transaction is listed"
+        outbox.put([1])
+        target = outbox.value("select pg_current_snapshot()::text")
+        _, began_later, running = since.split(":")
+        least = -(2**63)
+        parameters = {"consumer": "default", "target": target, "limit": 5000, "bytes": 4_000_000}
+        with psycopg.connect(outbox.dsn) as connection:
+            for name, rows, extra in (
+                ("read_later", 1, {"xid": began_later, "id": least}),
+                ("read_running", 0, {"xid": "0", "id": 0, "running": running.split(",")}),
+            ):
+                ((plan,),) = connection.execute(
+                    f"explain (analyze, buffers, format json) {query(name, 'outbox')}".encode(),
+                    {**parameters, **extra},
+                ).fetchall()
+                top = plan[0]["Plan"]
+                assert top["Actual Rows"] == rows
+                assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 50
+
+
+async def test_it_needs_no_logical_wal(fresh_server: Any) -> None:
+    server = fresh_server(settings={"wal_level": "replica", "max_replication_slots": "0"})
+    dsn = server.create_database("plain")
+    migrate(dsn)
+    outbox = Outbox(dsn, mode="polling")
+
+    def then(jobs: Sequence[Job]) -> list[int]:
+        return [job.id for job in jobs if job.topic == "bad"]
+
+    recorder = Recorder(then)
+    outbox.put(["x"], topic="bad")
+    good = outbox.put(["y"])
+    outbox.put(["later"], delay=0.1)
+    async with running(consumer(outbox, recorder)):
+        await recorder.until(lambda: len(recorder.ids) == 5)
+
+    assert recorder.ids.count(good[0]) == 1
+    assert outbox.rows("select reason, attempt from dead_letter") == [("exhausted", 3)]
+
+
+async def test_an_instance_that_stands_by_takes_over_when_the_other_is_cut_off(
+    outbox: Outbox,
+) -> None:
+    recorders, watchers = (Recorder(), Recorder()), (Watcher(), Watcher())
+    first = consumer(outbox, recorders[0], observers=[watchers[0]])
+    second = consumer(outbox, recorders[1], observers=[watchers[1]])
+    async with streaming(first, watchers[0]), running(second):
+        await watchers[1].saw(StandingBy)
+        outbox.put([1])
+        await recorders[0].got(1)
+        await outbox.settled()
+        outbox.rows(
+            "select pg_terminate_backend(l.pid) from pg_locks as l "
+            "where l.locktype = 'advisory' and l.granted "
+            "and l.database = (select oid from pg_database where datname = current_database())"
+        )
+        await watchers[1].saw(Polling)
+        outbox.put([2])
+        await eventually_async(lambda: _is(len(recorders[0].jobs) + len(recorders[1].jobs) == 2))
+
+    assert [*recorders[0].values, *recorders[1].values] == [1, 2]
+
+
+async def test_a_column_that_is_missing_stops_it_with_the_reason(outbox: Outbox) -> None:
+    outbox.rows("alter table immediate drop column key cascade")
+    with pytest.raises(SchemaBehind, match="key"):
+        await consumer(outbox, Recorder()).run()
+
+
+async def test_an_idle_poller_writes_nothing(outbox: Outbox) -> None:
+    recorder, watcher = Recorder(), Watcher()
+    async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
+        outbox.put([1])
+        await recorder.got(1)
+        await outbox.settled()
+        written = outbox.value("select xmin::text from checkpoint")
+        polls = outbox.value("select pg_current_snapshot()::text")
+        began = time.monotonic()
+        while time.monotonic() - began < 1:
+            await anyio.sleep(0.1)
+
+        assert outbox.value("select xmin::text from checkpoint") == written
+        assert outbox.value("select pg_current_snapshot()::text") == polls
+
+
+async def _is(value: bool) -> bool:
+    return value
