@@ -19,6 +19,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
     PredecessorEnded,
     Reported,
+    SlotCreated,
 )
 
 _QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
@@ -47,6 +48,8 @@ class LogObserver:
 def _level(event: Event) -> int:
     match event:
         case Maintained(kept=kept) if kept:
+            return logging.WARNING
+        case SlotCreated(reason=reason) if reason != "first start":
             return logging.WARNING
         case _ if isinstance(event, _QUIET):
             return logging.DEBUG
