@@ -209,21 +209,6 @@ async def streaming(subject: Consumer, watcher: Watcher) -> AsyncIterator[None]:
         yield
 
 
-async def settled(outbox: Outbox, ids: list[int]) -> None:
-    """Wait until the saved checkpoint knows these jobs to be settled."""
-
-    async def known() -> bool:
-        return bool(
-            outbox.value(
-                "select bool_and(pg_visible_in_snapshot(i.xid, c.snapshot)) "
-                "from immediate as i, checkpoint as c where i.id = any (%s)",
-                [ids],
-            )
-        )
-
-    await eventually_async(known)
-
-
 def slot_of(outbox: Outbox, consumer: str = "default") -> str:
     """The slot that a consumer of this outbox has, or will have."""
     oid = outbox.value("select oid::bigint from pg_database where datname = current_database()")

@@ -18,7 +18,7 @@ from pgcdc_outbox.events import (
     Streaming,
 )
 from pgcdc_outbox.postgres.source import span, table
-from tests.harness import Outbox, Recorder, Watcher, consumer, running, settled, slot_of, streaming
+from tests.harness import Outbox, Recorder, Watcher, consumer, running, slot_of, streaming
 
 
 async def test_a_slot_dropped_while_away_is_made_anew_and_the_gap_is_read_from_the_table(
@@ -216,7 +216,7 @@ async def test_a_publication_dropped_while_streaming_is_noticed_and_nothing_is_s
             ids.extend(outbox.put([1]))
             await recorder.got(1)
             # What was settled before the last checkpoint is not read again.
-            await settled(outbox, ids)
+            await outbox.settled()
             outbox.rows("drop publication pgcdc_outbox")
             ids.extend(outbox.put([2, 3]))
             await recorder.got(99)  # ends with the error, for nobody mends it

@@ -2,13 +2,15 @@
 
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
+from typing import cast
 
 import anyio
 import anyio.to_thread
 import psycopg
 import pytest
 
+from pgcdc_outbox import Consumer
 from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
 from pgcdc_outbox.events import CheckpointSaved, Disconnected, SlotCreated
 from pgcdc_outbox.postgres.session import Session
@@ -16,7 +18,7 @@ from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.lock import Lock
 from pgcdc_outbox.postgres.source.publication import prove_unchanged, require_publication
-from tests.harness import Outbox, Recorder, Watcher, consumer, settled, streaming
+from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
 CREATE = (
     "create publication pgcdc_outbox for table immediate "
@@ -53,9 +55,9 @@ async def test_an_alteration_that_is_taken_back_is_noticed(outbox: Outbox, which
     alter, mend = choices[which]
     recorder, watcher = Recorder(), Watcher()
     async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
-        before = outbox.put([1])
+        outbox.put([1])
         await recorder.got(1)
-        await settled(outbox, before)
+        await outbox.settled()
         with psycopg.connect(outbox.dsn, autocommit=True) as connection:
             connection.execute("set search_path to outbox")
             for statement in alter.split(";"):
@@ -64,9 +66,9 @@ async def test_an_alteration_that_is_taken_back_is_noticed(outbox: Outbox, which
             connection.execute("select enqueue('default', '2')")
             connection.execute(mend.encode())
 
-        after = outbox.put([3])
+        outbox.put([3])
         await recorder.until(lambda: {1, 2, 3} <= set(recorder.values))
-        await settled(outbox, after)
+        await outbox.settled()
 
     created = watcher.of(SlotCreated)
     assert len(created) == 2
@@ -133,6 +135,23 @@ async def test_an_alteration_that_stays_ends_the_consumer_and_the_hint_mends_it(
         await recorder.until(lambda: {1, 2, 3} <= set(recorder.values))
 
 
+class Supervised:
+    """A consumer that is started again when it ends because it has found it wrong."""
+
+    def __init__(self, subject: Consumer) -> None:
+        self._subject = subject
+        self._stopped = False
+
+    async def run(self) -> None:
+        while not self._stopped:
+            with suppress(PublicationMissing):
+                await self._subject.run()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._subject.stop()
+
+
 async def test_nothing_is_lost_while_jobs_flow_and_the_publication_comes_and_goes(
     outbox: Outbox,
 ) -> None:
@@ -150,7 +169,7 @@ async def test_nothing_is_lost_while_jobs_flow_and_the_publication_comes_and_goe
             if round_ % 2:
                 anyio.from_thread.run(recorder.got, len(recorder.ids) + 1)
 
-    async with streaming(subject, watcher):
+    async with streaming(cast("Consumer", Supervised(subject)), watcher):
         await anyio.to_thread.run_sync(produce)
         await recorder.until(lambda: set(ids) <= set(recorder.ids))
 

@@ -24,6 +24,7 @@ from pgcdc_outbox.events import (
     PredecessorEnded,
     Reported,
     ServerDraining,
+    SlotCreated,
     SlotReleased,
 )
 
@@ -64,6 +65,8 @@ class LogObserver:
 def _level(event: Event) -> int:
     match event:
         case Maintained(kept=kept) if kept:
+            return logging.WARNING
+        case SlotCreated(reason=reason) if reason != "first start":
             return logging.WARNING
         case _ if isinstance(event, _QUIET):
             return logging.DEBUG

@@ -13,13 +13,12 @@ from pgcdc_outbox.errors import CheckpointForeign, SettingsError, SlotExists, Sl
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX, slot_name
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, System, load
+from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, Checkpoint, load
 from pgcdc_outbox.postgres.source.leadership import Leadership, lead
 from pgcdc_outbox.postgres.source.lock import Lock
-from pgcdc_outbox.postgres.source.making import make_slot
+from pgcdc_outbox.postgres.source.making import make_slot, require_log
 from pgcdc_outbox.postgres.source.publication import require_publication
 from pgcdc_outbox.postgres.source.slots import Slot, look_up
-from pgcdc_outbox.postgres.source.start import identify
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 NewSystem = Literal["upgraded", "restored"]
@@ -127,21 +126,24 @@ class SlotKeeper:
         failover: bool,
         new_system: NewSystem | None = None,
     ) -> Kept:
+        require_log(leadership)
         stream = await ReplicationStream.open(self._conninfo, name=self._instance)
         try:
-            system = await identify(stream)
             if new_system is None:
-                await self._refuse_foreign(leadership, system)
+                self._refuse_foreign(leadership, await load(leadership))
 
             adopted = await self._adopt(leadership) if new_system == "restored" else 0
-            made = await make_slot(
-                stream,
-                leadership,
-                slot,
-                publication=await require_publication(leadership, since=NOTHING_SEEN),
-                system=system,
-                failover=failover,
-                lost=False,
+            publication = await require_publication(leadership, since=NOTHING_SEEN)
+            # It may have to wait long.
+            made = await leadership.lock.during(
+                lambda: make_slot(
+                    stream,
+                    leadership,
+                    slot,
+                    publication=publication,
+                    failover=failover,
+                    lost=False,
+                )
             )
         finally:
             stream.close()
@@ -150,12 +152,12 @@ class SlotKeeper:
             consumer=self._consumer, slot=slot, position=str(made.position), adopted=adopted
         )
 
-    async def _refuse_foreign(self, leadership: Leadership, system: System) -> None:
-        checkpoint = await load(leadership)
-        if checkpoint is not None and checkpoint.system.system_id != system.system_id:
+    def _refuse_foreign(self, leadership: Leadership, checkpoint: Checkpoint | None) -> None:
+        system_id = leadership.system.system_id
+        if checkpoint is not None and checkpoint.system.system_id != system_id:
             raise CheckpointForeign(
                 f"the checkpoint of consumer {self._consumer} was saved in cluster "
-                f"{checkpoint.system.system_id}, this is {system.system_id}",
+                f"{checkpoint.system.system_id}, this is {system_id}",
                 hint="Say what happened: --accept-new-system upgraded (pg_upgrade), or restored "
                 "(dump and restore).",
             )

@@ -1,12 +1,14 @@
 """Being the one instance that runs a consumer: the lock, and the epoch."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import Struct
 
 from pgcdc_outbox.errors import (
     Fenced,
+    OutboxError,
     PermissionMissing,
     SchemaAhead,
     SchemaBehind,
@@ -90,6 +92,12 @@ class Leadership(Struct, frozen=True, kw_only=True):
     async def release(self) -> None:
         """Note that the hold ends in good order, with its last position saved."""
         await self.fenced("release", {}, doing="let go of the consumer")
+
+    async def hand_back(self) -> None:
+        """Note that nothing was done: the next start knows where the slot has to be."""
+        if self.before == "released":
+            with suppress(OutboxError):
+                await self.fenced("hand_back", {"forgive": False}, doing="let go again")
 
     async def why_no_replication(self) -> PermissionMissing | None:
         """The error of a role that may not replicate; None if it may."""

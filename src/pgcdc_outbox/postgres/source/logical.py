@@ -1,13 +1,14 @@
 """Opening the log: a connection for replication, and the slot."""
 
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.errors import AccessRefused, SourceUnavailable, WalLevelTooLow
+from pgcdc_outbox.errors import AccessRefused, SourceUnavailable
 from pgcdc_outbox.events import SlotCreated
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.names import slot_name
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint
 from pgcdc_outbox.postgres.source.feed import LogicalFeed
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.making import require_log
 from pgcdc_outbox.postgres.source.memory import Memory
 from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.slot_loss import SlotPolicy
@@ -35,11 +36,7 @@ async def open_log(
     None if a slot had to be made: then the table is to be read first, as the
     plan says that was saved with it. Raises `OutboxError`.
     """
-    if leadership.wal_level != "logical":
-        raise WalLevelTooLow(
-            f"read the log for consumer {leadership.consumer}: wal_level is {leadership.wal_level}"
-        )
-
+    require_log(leadership)
     stream = await _connect(conninfo, leadership, wal_sender_timeout)
     try:
         # It may have to wait long for a slot to be made.

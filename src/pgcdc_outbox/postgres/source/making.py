@@ -11,11 +11,12 @@ from pgcdc_outbox.errors import (
     OutboxError,
     SettingsError,
     SlotBlocked,
+    WalLevelTooLow,
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import commands
 from pgcdc_outbox.postgres.queries import for_schema
-from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, System
+from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.publication import Publication, prove_unchanged
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
@@ -50,7 +51,6 @@ async def make_slot(
     slot: str,
     *,
     publication: Publication,
-    system: System,
     failover: bool,
     lost: bool,
 ) -> Made:
@@ -93,8 +93,8 @@ async def make_slot(
         "plan_reconcile",
         {
             "slot": slot,
-            "system_id": system.system_id,
-            "timeline": system.timeline,
+            "system_id": leadership.system.system_id,
+            "timeline": leadership.system.timeline,
             "target": target,
             "target_lsn": str(position),
             "lost": lost,
@@ -103,6 +103,14 @@ async def make_slot(
         doing="plan to reconcile",
     )
     return Made(target=target, position=position)
+
+
+def require_log(leadership: Leadership) -> None:
+    """Raise `WalLevelTooLow` if the log cannot be decoded."""
+    if leadership.wal_level != "logical":
+        raise WalLevelTooLow(
+            f"read the log for consumer {leadership.consumer}: wal_level is {leadership.wal_level}"
+        )
 
 
 def check_failover(stream: ReplicationStream, failover: bool) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal
 
 from msgspec import Struct
@@ -140,11 +140,7 @@ class PostgresSource:
         try:
             return await self._choose(leadership)
         except OutboxError:
-            if leadership.before == "released":
-                # As it was found: the next start knows where the slot has to be.
-                with suppress(OutboxError):
-                    await leadership.fenced("hand_back", {"forgive": False}, doing="let go again")
-
+            await leadership.hand_back()
             raise
 
     async def _choose(self, leadership: Leadership) -> LogicalFeed | TableFeed:

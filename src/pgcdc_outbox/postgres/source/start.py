@@ -50,12 +50,12 @@ async def find_start(
     """Go on with the slot if it continues the checkpoint, or make one and plan a reconcile.
 
     ``reported`` is the highest position that this process has told the server;
-    ``lost`` is why it gave up the slot in the hold before, if it did. Raises
-    `SlotMissing` if a new slot is needed, and none is wanted.
+    ``lost`` is why it gave up the slot in the hold before, if it did.
+    Raises `SlotMissing` if a new slot is needed and not wanted, and `SlotLost` if
+    the settings say so.
     """
     since = relied_on(checkpoint)
     publication = await require_publication(leadership, since=since)
-    system = await identify(stream)
     found = await take_over(leadership, slot, grace=policy.takeover_grace, notice=notice)
     gap = find_gap(leadership, checkpoint, slot, found, reported=reported)
     if gap is None and (lost or publication.changed):
@@ -71,10 +71,10 @@ async def find_start(
                 doing=f"let slot {slot} follow a failover",
             )
 
-        return _go_on(leadership, checkpoint, slot, publication, system)
+        return _go_on(leadership, checkpoint, slot, publication)
 
     if not may_create:
-        raise SlotMissing(f"slot {slot} is of no use any more: {gap.reason}")
+        raise SlotMissing(f"slot {slot} is of no use: {gap.reason}")
 
     if gap.lost:
         await judge_loss(leadership, policy, gap.reason)
@@ -84,7 +84,6 @@ async def find_start(
         leadership,
         slot,
         publication=publication,
-        system=system,
         failover=policy.failover,
         lost=gap.lost,
     )
@@ -92,7 +91,7 @@ async def find_start(
     return Start(
         slot=slot,
         publication=publication,
-        system=system,
+        system=leadership.system,
         snapshot=settled,
         lsn=LSN(0),
         position=made.position,
@@ -122,22 +121,13 @@ def relied_on(checkpoint: Checkpoint | None) -> str:
     return checkpoint.snapshot if checkpoint.reconcile is None else checkpoint.reconcile.target
 
 
-async def identify(stream: ReplicationStream) -> System:
-    """Which cluster this is, and which of its histories."""
-    ((system_id, timeline, *_),) = await stream.query(
-        commands.identify_system(), doing="identify the system"
-    )
-    return System(str(system_id), int(timeline or 0))
-
-
 def _go_on(
     leadership: Leadership,
     checkpoint: Checkpoint,
     slot: str,
     publication: Publication,
-    system: System,
 ) -> Start:
-    same_history = checkpoint.system == system
+    same_history = checkpoint.system == leadership.system
     position = checkpoint.flushed if same_history else LSN(0)
     if position > leadership.flushed:
         # Beyond the end of the log the server would swallow jobs without a word.
@@ -146,7 +136,7 @@ def _go_on(
     return Start(
         slot=slot,
         publication=publication,
-        system=system,
+        system=leadership.system,
         snapshot=checkpoint.snapshot,
         lsn=checkpoint.lsn if same_history else LSN(0),
         position=position,

@@ -80,11 +80,6 @@ with adopted as (
 )
 select count(*) from adopted;
 
--- name: drop_slot
-select pg_drop_replication_slot(slot_name)
-from pg_catalog.pg_replication_slots
-where slot_name = %(slot)s;
-
 -- name: slot_status
 select d.consumer, c.slot, to_jsonb(s) as server,
        a.application_name as reader, a.client_addr::text as reader_address,
