@@ -12,6 +12,7 @@ from pgcdc_outbox import Job
 from pgcdc_outbox.events import Disconnected, ServerDraining, StandingBy, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -177,6 +178,8 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     async with streaming(subject, watcher):
         outbox.put(["wedged"])
         await handler.got(1)
+        # From here on nothing is asked on that connection.
+        await eventually_async(lambda: _has_checked_the_lock(outbox))
         await stop(server, "fast", NOTICED["fast"] + GRACE + SLACK)
         draining = await watcher.saw(ServerDraining)
         handler.release.set()
@@ -197,3 +200,12 @@ async def test_a_consumer_that_stands_by_lets_the_server_stop_too(
         await stop(server, "smart", NOTICED["smart"] + SLACK)
         await first.saw(Disconnected)
         await second.saw(Disconnected)
+
+
+async def _has_checked_the_lock(outbox: Outbox) -> bool:
+    return bool(
+        outbox.rows(
+            "select from pg_stat_activity where application_name like 'pgcdc-outbox/%%' "
+            "and query = 'select 1' and state = 'idle'"
+        )
+    )
