@@ -159,6 +159,33 @@ async def test_it_stops_beside_a_huge_backlog(stopping: tuple[Any, Outbox], mode
         assert outbox.value("select count(*) from immediate") == 100_001
 
 
+@MODES
+async def test_it_stops_beside_one_that_polls(stopping: tuple[Any, Outbox], mode: str) -> None:
+    server, outbox = stopping
+    handler, watcher = Wedged(), Watcher()
+    subject = consumer(
+        outbox,
+        handler,
+        observers=[watcher],
+        mode="polling",
+        drain_timeout=60,
+        shutdown_grace=GRACE,
+    )
+    async with streaming(subject, watcher):
+        (wedged,) = outbox.put(["wedged"])
+        await handler.got(1)
+        await stop(server, mode, NOTICED[mode] + GRACE + SLACK)
+        if mode == "smart":  # after a fast one there is soon nobody left to ask
+            await watcher.saw(ServerDraining)
+
+        handler.release.set()
+        await to_thread.run_sync(server.resume)
+        (last,) = outbox.put(["last"])
+        await handler.until(lambda: last in handler.ids, timeout=40)
+
+    assert handler.ids == [wedged, last]
+
+
 async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     stopping: tuple[Any, Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
