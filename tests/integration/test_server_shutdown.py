@@ -12,6 +12,7 @@ from pgcdc_outbox import Job
 from pgcdc_outbox.events import Disconnected, ServerDraining, StandingBy, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -158,6 +159,33 @@ async def test_it_stops_beside_a_huge_backlog(stopping: tuple[Any, Outbox], mode
         assert outbox.value("select count(*) from immediate") == 100_001
 
 
+@MODES
+async def test_it_stops_beside_one_that_polls(stopping: tuple[Any, Outbox], mode: str) -> None:
+    server, outbox = stopping
+    handler, watcher = Wedged(), Watcher()
+    subject = consumer(
+        outbox,
+        handler,
+        observers=[watcher],
+        mode="polling",
+        drain_timeout=60,
+        shutdown_grace=GRACE,
+    )
+    async with streaming(subject, watcher):
+        (wedged,) = outbox.put(["wedged"])
+        await handler.got(1)
+        await stop(server, mode, NOTICED[mode] + GRACE + SLACK)
+        if mode == "smart":  # after a fast one there is soon nobody left to ask
+            await watcher.saw(ServerDraining)
+
+        handler.release.set()
+        await to_thread.run_sync(server.resume)
+        (last,) = outbox.put(["last"])
+        await handler.until(lambda: last in handler.ids, timeout=40)
+
+    assert handler.ids == [wedged, last]
+
+
 async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     stopping: tuple[Any, Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +205,8 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     async with streaming(subject, watcher):
         outbox.put(["wedged"])
         await handler.got(1)
+        # From here on nothing is asked on that connection.
+        await eventually_async(lambda: _has_checked_the_lock(outbox))
         await stop(server, "fast", NOTICED["fast"] + GRACE + SLACK)
         draining = await watcher.saw(ServerDraining)
         handler.release.set()
@@ -197,3 +227,12 @@ async def test_a_consumer_that_stands_by_lets_the_server_stop_too(
         await stop(server, "smart", NOTICED["smart"] + SLACK)
         await first.saw(Disconnected)
         await second.saw(Disconnected)
+
+
+async def _has_checked_the_lock(outbox: Outbox) -> bool:
+    return bool(
+        outbox.rows(
+            "select from pg_stat_activity where application_name like 'pgcdc-outbox/%%' "
+            "and query = 'select 1' and state = 'idle'"
+        )
+    )
