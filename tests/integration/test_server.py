@@ -398,3 +398,19 @@ class TestRoot:
 
         with pytest.raises(ServerUnavailable, match="is not let into"):
             PostgresServer.start(closed / "data")
+
+
+def test_a_copy_begins_with_what_the_other_had(fresh_server):
+    origin = fresh_server()
+    origin.create_database("copied")
+    with pytest.raises(ServerUnavailable, match="running"):
+        PostgresServer.start(copy_of=origin)
+
+    origin.stop()
+    with PostgresServer.start(copy_of=origin) as copy:
+        with psycopg.connect(copy.dsn("copied")) as connection:
+            connection.execute("create table only_here ()")
+
+        origin.resume()
+        with psycopg.connect(origin.dsn("copied")) as connection:
+            assert connection.execute("select to_regclass('only_here')").fetchone() == (None,)

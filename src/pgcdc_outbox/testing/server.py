@@ -111,6 +111,12 @@ class PostgresServer:
         another server's, slots and all, which must not run while it is made. As a standby
         it leaves out the slots, and follows the other server when that runs again.
         """
+        if copy_of is not None and copy_of.running:
+            raise ServerUnavailable(
+                f"{copy_of!r} is running, so that its data cannot be copied",
+                hint="Stop it, start the copy, and resume it.",
+            )
+
         follows = {"primary_conninfo": copy_of.dsn()} if standby and copy_of else {}
         server = cls(
             data,
@@ -121,7 +127,8 @@ class PostgresServer:
         )
         cls._open.add(server)
         try:
-            server._cluster.create(server._binaries, None if copy_of is None else copy_of._cluster)
+            original = None if copy_of is None else copy_of._cluster
+            server._cluster.create(server._binaries, original)
             if follows:
                 server._cluster.make_standby()
 
