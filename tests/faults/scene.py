@@ -42,6 +42,8 @@ class Scene:
         )
         self._samples: list[Sample] = []
         self.ordered = True
+        self.slot_is_believed = True
+        """Whether its position says what is settled; not while it leaves jobs out."""
 
     def put(self, count: int = 1, *, fails: int = 0, delayed: bool = False) -> list[Body]:
         """Commit jobs in one transaction."""
@@ -121,7 +123,7 @@ class Scene:
             dead=self.dead(),
             max_attempts=self.crew.max_attempts,
             ordered=self.ordered,
-            samples=self._samples,
+            samples=self._samples if self.slot_is_believed else (),
             slots=[told.detail["position"] for told in self.crew.told("SlotCreated")],
         )
 

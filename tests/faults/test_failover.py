@@ -213,15 +213,10 @@ def test_set_back_while_nobody_consumes(
     after.conclude()
 
 
-remembered = pytest.mark.xfail(
-    strict=True, reason="a position that is remembered is taken for one of the copy"
-)
-
-
 @pytest.mark.parametrize(
     ("slots", "longer"),
     [
-        pytest.param(True, True, marks=remembered),
+        (True, True),
         pytest.param(True, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         (False, False),

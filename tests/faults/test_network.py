@@ -75,7 +75,6 @@ def test_slow(remote: Scene, network: Proxy, slow: Callable[[Proxy], None]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="nobody notices a server that has gone silent")
 def test_stranded(remote: Scene, network: Proxy) -> None:
     """Old connections are dead without a word; new ones pass.
 

@@ -375,7 +375,7 @@ async def test_a_segment_of_the_log_that_was_removed_by_hand_is_a_lost_slot(
         made = await watcher.saw(SlotCreated)
         await watcher.saw(Reconciled)
 
-    assert made.reason == "the slot does not continue the checkpoint"
+    assert needed in made.reason
     assert recorder.ids == ids
     assert needed in watcher.of(Disconnected)[0].error
 

@@ -303,6 +303,7 @@ def test_a_kill_with_progress_is_no_reason_to_be_careful(
     supervisor: Supervisor, outbox: Outbox
 ) -> None:
     supervisor.start()
+    supervisor.until(lambda: supervisor.told("Streaming"))
     for count in range(1, 6):
         enqueue(outbox, "good")
         supervisor.until(lambda done=count: len(supervisor.done()) == done)

@@ -103,6 +103,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "forget_slot", me)
     execute(consumer, "plan_reconcile", {**me, **position, "slot": "s", "lost": True, "keep": 3})
     execute(consumer, "save_checkpoint", {**me, **position})
+    execute(consumer, "save_flushed", {**me, "flushed": "0/1"})
     execute(consumer, "load_checkpoint", me)
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
     span = {**me, "since": "1:1:", "target": "1:1:", "xid": "0", "id": 0}

@@ -11,6 +11,7 @@ from anyio import to_thread
 from pgcdc_outbox import Job
 from pgcdc_outbox.events import Disconnected, ServerDraining, StandingBy, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
@@ -192,6 +193,7 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     # Looked at so seldom, the connection of the lock tells nothing.
     monkeypatch.setattr("pgcdc_outbox.postgres.source.shutdown._LOOK_SECONDS", 60.0)
     monkeypatch.setattr("pgcdc_outbox.postgres.source.lock._CHECK_SECONDS", 60.0)
+    monkeypatch.setattr(Checkpointer, "OTHERS_SECONDS", 60.0)
     server, outbox = stopping
     handler, watcher = Wedged(), Watcher()
     subject = consumer(
@@ -206,7 +208,7 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
         outbox.put(["wedged"])
         await handler.got(1)
         # From here on nothing is asked on that connection.
-        await eventually_async(lambda: _has_checked_the_lock(outbox))
+        await eventually_async(lambda: _rests(outbox))
         await stop(server, "fast", NOTICED["fast"] + GRACE + SLACK)
         draining = await watcher.saw(ServerDraining)
         handler.release.set()
@@ -229,10 +231,11 @@ async def test_a_consumer_that_stands_by_lets_the_server_stop_too(
         await second.saw(Disconnected)
 
 
-async def _has_checked_the_lock(outbox: Outbox) -> bool:
+async def _rests(outbox: Outbox) -> bool:
     return bool(
         outbox.rows(
             "select from pg_stat_activity where application_name like 'pgcdc-outbox/%%' "
-            "and query = 'select 1' and state = 'idle'"
+            "and backend_type = 'client backend' and state = 'idle' "
+            "and clock_timestamp() - state_change between '1 second' and '10 seconds'"
         )
     )

@@ -94,6 +94,10 @@ class Care:
         await self._relax("everything that was there is settled")
         await self._calm()
 
+    async def part_done(self) -> None:
+        """Relax: another hold follows, which looks for itself."""
+        await self._relax("this part is done")
+
     async def progressed(self) -> None:
         """Wait for progress that no crash can undo: earlier ones count no more."""
         if self._crashes:

@@ -86,7 +86,7 @@ class Hold:
         async with anyio.create_task_group() as reading:
             reading.start_soon(self._guard, lambda: self._feed.run(self._intake))
             reading.start_soon(self._close_when_asked)
-            reading.start_soon(self._close_when_over)
+            reading.start_soon(self._guard, self._close_when_over)
             reading.start_soon(self._guard, self._watch_epoch)
             if once or self._care.concerned:
                 reading.start_soon(self._guard, lambda: self._when_caught_up(once=once))
@@ -151,6 +151,7 @@ class Hold:
 
     async def _close_when_over(self) -> None:
         await self._feed.over()
+        await self._care.part_done()
         self.handed_over = True
         self._end()
 

@@ -96,7 +96,7 @@ def test_without_an_outbox_it_says_to_run_migrate(database):
     ("dsn", "said"),
     [
         (f"postgresql://shop:{PASSWORD}@127.0.0.1:1/shop", "connection failed"),
-        (f"postgresql://shop:{PASSWORD}@[oops", "the connection string makes no sense"),
+        (f"postgresql://shop:{PASSWORD}@[oops", "it makes no sense"),
     ],
 )
 def test_without_a_connection_it_cannot_tell(dsn, said):

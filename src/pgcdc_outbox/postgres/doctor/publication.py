@@ -68,9 +68,8 @@ def _contents(look: Look, name: str, found: Row) -> Iterator[Finding]:
         return
 
     rows = look.rows("doctor_published", publication=name)
-    ((_, _, direct),) = (
-        row.values() for row in look.rows("find_publication", publication=name, schema=look.schema)
-    )
+    (listed,) = look.rows("doctor_listed", publication=name, schema=look.schema)
+    direct = listed["direct"]
     ours = [row for row in rows if (row["schema"], row["table"]) == (look.schema, "immediate")]
     if not direct:
         yield problem(

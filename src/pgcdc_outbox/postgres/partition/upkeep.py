@@ -7,6 +7,9 @@ from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.events import ChoreFailed, Maintained
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
 
+# Somebody else is at it, and may be cut off.
+_BUSY_SECONDS = 60.0
+
 
 class Upkeep:
     """Runs maintenance now and then, in a thread and on a connection of its own."""
@@ -39,6 +42,9 @@ class Upkeep:
                 )
             )
         else:
+            if report.busy:
+                return min(_BUSY_SECONDS, self._interval)
+
             self._tell(report)
 
         return self._interval

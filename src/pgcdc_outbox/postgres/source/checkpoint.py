@@ -1,5 +1,9 @@
 """The durable position: a snapshot whose every job is settled, and a place in the log.
 
+The place up to which everything is settled moves faster than that, and is saved
+by itself, before the server is told. So the slot is never ahead of what is saved,
+and one that is was made by somebody else.
+
 The snapshot is taken first and the place second, so whatever the snapshot sees
 wrote its commit before the place. Once everything before the place is settled,
 everything in the snapshot is, and the pair may be saved. From then on only rows
@@ -73,6 +77,11 @@ class Checkpointer:
     # A quiet outbox writes this often all the same, so that a person sees it lives.
     IDLE_SECONDS = 60.0
 
+    # Log of others is passed at most so often, and not for so few bytes: what is
+    # written to say so is log, too.
+    OTHERS_SECONDS = 1.0
+    OTHERS_BYTES = 4096
+
     def __init__(
         self,
         leadership: Leadership,
@@ -80,8 +89,13 @@ class Checkpointer:
         *,
         snapshot: str,
         lsn: LSN,
+        flushed: LSN,
         pending: tuple[str, LSN] | None = None,
     ) -> None:
+        self.flushed = flushed
+        """The place that is saved: what the server may be told."""
+        # An earlier hold of this process may have settled what it could not save.
+        self._jobs = True
         self._leadership = leadership
         self._system = system
         self._snapshot = snapshot
@@ -97,7 +111,26 @@ class Checkpointer:
 
     def settle(self) -> None:
         """Jobs were settled: there is something to save."""
-        self._news = True
+        self._news = self._jobs = True
+
+    async def keep_up(self, flushed: LSN) -> bool:
+        """Save the place alone, if that is worth it. Returns whether it was saved.
+
+        Not waited for to reach the disk: what a crash of the server takes back is
+        asked of the log once more.
+        """
+        others = flushed - self.flushed >= self.OTHERS_BYTES
+        due = time.monotonic() - self._saved_at >= self.OTHERS_SECONDS
+        if flushed <= self.flushed or not (self._jobs or (others and due)):
+            return False
+
+        self._jobs = False
+        await self._leadership.fenced(
+            "save_flushed", {"flushed": str(flushed)}, doing="save the position"
+        )
+        self.flushed = flushed
+        self._saved_at = time.monotonic()
+        return True
 
     async def step(self, flushed: LSN) -> bool:
         """Take a position, or save the one that was taken. Returns whether one was saved."""
@@ -137,4 +170,5 @@ class Checkpointer:
             },
             doing="save the checkpoint",
         )
+        self.flushed = max(flushed, self._lsn)
         self._saved_at = time.monotonic()

@@ -32,6 +32,9 @@ from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 # Messages taken in before other tasks get their turn: about two milliseconds.
 _BURST = 512
 
+# As often as the server is told.
+_KEEP_UP_SECONDS = 0.1
+
 # How often the server is asked what it knows, while somebody waits for progress.
 _PROGRESS_SECONDS = 0.2
 
@@ -77,6 +80,7 @@ class LogicalFeed:
         self._reporter = Reporter(
             stream,
             lambda: self._progress,
+            saved=lambda: self._checkpointer.flushed,
             interval=report_interval(timeout),
             patience=patience(timeout),
             consumer=self._consumer,
@@ -84,6 +88,7 @@ class LogicalFeed:
         )
         self._caught_up = anyio.Event()
         self._over = anyio.Event()
+        self._has_moved = anyio.Event()
         # The position of the start is the first to wait for, so that a run which is
         # shorter than the interval moves the checkpoint too.
         self._checkpointer = Checkpointer(
@@ -91,6 +96,7 @@ class LogicalFeed:
             start.system,
             snapshot=start.snapshot,
             lsn=start.lsn,
+            flushed=start.saved,
             pending=(leadership.snapshot, leadership.inserted),
         )
         self._streaming = False
@@ -121,7 +127,11 @@ class LogicalFeed:
     def memory(self) -> Memory:
         """What the next hold of this process should know."""
         return Memory(
-            system=self._start.system, flushed=self._progress.flushed, settled=self._known_ahead()
+            system=self._start.system,
+            epoch=self.epoch,
+            saved=self._checkpointer.flushed,
+            flushed=self._progress.flushed,
+            settled=self._known_ahead(),
         )
 
     def _passed(self) -> LSN:
@@ -199,6 +209,7 @@ class LogicalFeed:
             lambda: self._read(decoding, intake),
             self._reporter.run,
             lambda: self._shutdown.bear(self._keep_checkpoint),
+            lambda: self._shutdown.bear(self._keep_up),
             lambda: self._shutdown.bear(self._leadership.lock.keep),
             lambda: self._shutdown.drain(intake),
         )
@@ -301,7 +312,7 @@ class LogicalFeed:
             self._over.set()
 
         self._advance.move(self._progress.flushed)
-        self._reporter.news()
+        self._has_moved.set()
 
     async def _judge_skipping(self, error: PublicationMissing) -> None:
         """Raise `PublicationChanged` if rows were left out: this slot will not bring them.
@@ -317,11 +328,24 @@ class LogicalFeed:
     async def _prove_publication(self) -> None:
         await prove_unchanged(self._leadership, self._start.publication, since=self._start.snapshot)
 
+    async def _keep_up(self) -> None:
+        """Save how far everything is settled, and only then let the server know."""
+        while True:
+            with anyio.move_on_after(Checkpointer.OTHERS_SECONDS):
+                await self._has_moved.wait()
+
+            self._has_moved = anyio.Event()
+            if await self._checkpointer.keep_up(self._progress.flushed):
+                self._reporter.news()
+
+            await anyio.sleep(_KEEP_UP_SECONDS)
+
     async def _keep_checkpoint(self) -> None:
         while True:
             # Before a position is saved, and after it was taken: see there.
             await self._prove_publication()
             if await self._checkpointer.step(self._progress.flushed):
+                self._reporter.news()
                 self._notice(
                     CheckpointSaved(consumer=self._consumer, position=self._progress.flushed)
                 )

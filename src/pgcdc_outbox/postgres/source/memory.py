@@ -13,15 +13,21 @@ class Memory(Struct, frozen=True, kw_only=True):
 
     system: System | None = None
     """The history it belongs to."""
+    epoch: int = 0
+    """Of that hold."""
+    saved: LSN = LSN(0)
+    """The place that it saved last."""
     flushed: LSN = LSN(0)
     """Everything before it is settled; what the server was told at most."""
     settled: Mapping[int, int] = {}
     """Attempts by job that are settled although they may come again."""
 
-    def of(self, system: System) -> "Memory":
-        """What is still true in this history.
+    def of(self, system: System, *, epoch: int, saved: LSN) -> "Memory":
+        """What is still true for a hold of this epoch, which found this place saved.
 
-        In another one, what is remembered may be of transactions that never
-        were, and ids are given out again.
+        In another history, or when the server was set back to an earlier state, what
+        is remembered may be of transactions that never were, and ids are given out
+        again.
         """
-        return self if self.system == system else Memory(system=system)
+        goes_on = self.system == system and epoch > self.epoch and saved >= self.saved
+        return self if goes_on else Memory(system=system)

@@ -11,6 +11,7 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.core.silence import Silence
 from pgcdc_outbox.errors import SourceUnavailable
 from pgcdc_outbox.events import LoopStalled, Reported
+from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
 
 
@@ -28,6 +29,7 @@ class Reporter:
         stream: ReplicationStream,
         progress: Callable[[], Progress],
         *,
+        saved: Callable[[], LSN],
         interval: float,
         patience: float,
         consumer: str,
@@ -35,6 +37,7 @@ class Reporter:
     ) -> None:
         self._stream = stream
         self._progress = progress
+        self._saved = saved
         self._feedback = Feedback(interval=interval)
         self._silence = Silence(patience=patience, now=time.monotonic())
         self._consumer = consumer
@@ -74,8 +77,9 @@ class Reporter:
     async def report(self, *, ask: bool = False) -> None:
         """Report now; ask for an answer, if need be."""
         progress = self._progress()
-        await self._stream.report(received=progress.received, flushed=progress.flushed, ask=ask)
-        self._notice(Reported(consumer=self._consumer, flushed=progress.flushed))
+        flushed = min(progress.flushed, self._saved())
+        await self._stream.report(received=progress.received, flushed=flushed, ask=ask)
+        self._notice(Reported(consumer=self._consumer, flushed=flushed))
 
     def _listen(self, now: float) -> None:
         if not self._silence.is_over(now):

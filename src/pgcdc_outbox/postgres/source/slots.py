@@ -156,12 +156,13 @@ def _is_another(leadership: Leadership, checkpoint: Checkpoint, found: Slot, rep
     confirmed = LSN.parse(found.confirmed_flush_lsn or "0/0")
     plan = checkpoint.reconcile
     settled = checkpoint.flushed if plan is None else plan.position
-    match leadership.before:
-        case "released":
-            return confirmed > settled
-        case "ours":
-            return confirmed > max(settled, reported)
-        case _:
-            # Nobody knows what a process that died had reported after it last saved. But
-            # what a slot needs lies before that, unless the slot was made later.
-            return LSN.parse(found.restart_lsn or "0/0") > settled
+    if found.failover and checkpoint.system != leadership.system:
+        # A copy from another server: the two pieces of news travel apart.
+        return False
+
+    if leadership.before == "ours":
+        # What was saved last may not have survived the server, but this process has.
+        settled = max(settled, reported)
+
+    # Nothing is reported before it is saved.
+    return confirmed > settled

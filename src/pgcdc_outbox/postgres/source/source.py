@@ -147,7 +147,11 @@ class PostgresSource:
         checkpoint = await load(leadership)
         require_same_cluster(leadership, checkpoint)
         # What this process remembers of another history is worth nothing in this one.
-        self._memory = self._memory.of(leadership.system)
+        self._memory = self._memory.of(
+            leadership.system,
+            epoch=leadership.epoch,
+            saved=LSN(0) if checkpoint is None else checkpoint.flushed,
+        )
         if self._reading.mode == "polling":
             return await self._without_log(leadership, checkpoint)
 

@@ -27,6 +27,8 @@ class Start(Struct, frozen=True, kw_only=True):
     lsn: LSN
     position: LSN
     """Where to read on; 0/0 leaves it to the slot."""
+    saved: LSN
+    """What the checkpoint says is settled."""
     reconcile: Reconcile | None
     """What to read from the table first."""
     replayed: str
@@ -95,6 +97,7 @@ async def find_start(
         snapshot=settled,
         lsn=LSN(0),
         position=made.position,
+        saved=LSN(0),
         reconcile=Reconcile(since=settled, target=made.target, position=made.position),
         replayed=settled,
         created=gap.reason,
@@ -140,6 +143,7 @@ def _go_on(
         snapshot=checkpoint.snapshot,
         lsn=checkpoint.lsn if same_history else LSN(0),
         position=position,
+        saved=position,
         reconcile=checkpoint.reconcile,
         replayed=checkpoint.snapshot if position else NOTHING_SEEN,
     )

@@ -45,6 +45,8 @@ class TableReading:
         self._marks: list[tuple[int, Checkpoint]] = [(0, start)]
         self._number = 0
         self._saved_number = 0
+        self.saved = start
+        """The place that is saved."""
         self._ahead = Ahead()
         self._changed = anyio.Event()
         self.handed_out = 0
@@ -150,7 +152,7 @@ class TableReading:
             },
             doing="save how far the table was read",
         )
-        self._saved_number = number
+        self._saved_number, self.saved = number, mark
         return True
 
     def _deliver(self, rows: Sequence[Row], span: Reconcile, intake: Intake) -> None:

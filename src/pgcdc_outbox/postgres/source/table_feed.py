@@ -86,7 +86,11 @@ class TableFeed:
     def memory(self) -> Memory:
         """What the next hold of this process should know."""
         return Memory(
-            system=self._memory.system, flushed=self._memory.flushed, settled=self._ahead()
+            system=self._memory.system,
+            epoch=self.epoch,
+            saved=self._reading.saved.flushed,
+            flushed=self._memory.flushed,
+            settled=self._ahead(),
         )
 
     async def caught_up(self) -> None:

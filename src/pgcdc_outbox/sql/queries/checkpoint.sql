@@ -9,6 +9,21 @@ select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text
 from :"schema".consumer
 where name = %(consumer)s and epoch = %(epoch)s;
 
+-- name: save_flushed
+-- The place alone, before the server is told of it.
+with fence as materialized (
+    select name, set_config('synchronous_commit', 'off', true)
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), moved as (
+    update :"schema".checkpoint as c
+    set flushed = %(flushed)s::pg_lsn, saved_at = clock_timestamp()
+    from fence
+    where c.consumer = fence.name
+)
+select count(*) from fence;
+
 -- name: load_checkpoint
 select system_id, timeline, snapshot::text, lsn::text, flushed::text,
        target::text, target_lsn::text, cursor_xid::text, cursor_id

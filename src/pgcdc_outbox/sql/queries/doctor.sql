@@ -115,3 +115,14 @@ left join pg_catalog.pg_replication_slots as s on s.active_pid = a.pid
 where s.slot_type is distinct from 'logical'
   and a.state = 'streaming'
 order by a.application_name
+
+-- name: doctor_listed
+-- By itself: through its schema it would be published too, but with whatever is in there.
+select exists (
+    select
+    from pg_catalog.pg_publication_rel as r
+    join pg_catalog.pg_publication as p on p.oid = r.prpubid
+    join pg_catalog.pg_class as c on c.oid = r.prrelid
+    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where p.pubname = %(publication)s and n.nspname = %(schema)s and c.relname = 'immediate'
+) as direct;

@@ -102,3 +102,8 @@ cross join (
 
 -- name: whereabouts_now
 select oid::bigint as oid, datname from pg_catalog.pg_database where datname = current_database();
+
+-- name: drop_slot
+select pg_drop_replication_slot(slot_name)
+from pg_catalog.pg_replication_slots
+where slot_name = %(slot)s;
