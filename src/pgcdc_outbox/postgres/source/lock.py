@@ -1,11 +1,13 @@
 """The lock that makes one instance the one that runs a consumer."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import anyio
 
 from pgcdc_outbox.consumer.together import beside
+from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.postgres.names import lock_key
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
@@ -15,6 +17,7 @@ IDLE_SECONDS: Final = 15
 
 
 _CHECK_SECONDS: Final = 2.0
+_GIVE_BACK_SECONDS: Final = 1.0
 
 T = TypeVar("T")
 
@@ -50,6 +53,15 @@ class Lock:
             await self._session.rows("rollback", doing=doing)
 
         return bool(locked)
+
+    async def give_back(self) -> None:
+        """End the transaction, if it is one, so that a pooler can use the connection again.
+
+        In good order or not at all: closing the connection has the same effect.
+        """
+        if self._in_transaction and self._session.backend_pid and not self._session.lost:
+            with anyio.move_on_after(_GIVE_BACK_SECONDS, shield=True), suppress(OutboxError):
+                await self._session.rows("rollback", doing="give the lock back")
 
     async def keep(self) -> None:
         """Show the server that we are there, until cancelled.

@@ -94,6 +94,7 @@ class PostgresSource:
                     self._switching.left(time.monotonic())
         finally:
             if connections is not self._waiting:
+                await connections.lock.give_back()
                 connections.close()
 
     def close(self) -> None:
