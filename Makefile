@@ -8,6 +8,9 @@
 PYTHON ?= python3
 ARGS ?=
 
+# Tests wait more than they compute: two for each processor, each with a server of its own.
+WORKERS ?= $(shell python3 -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo 4)
+
 # Named after the Python that made it: another one means another environment.
 BIN := .venv/bin
 STAMP := .venv/.made-by-$(notdir $(PYTHON))
@@ -23,7 +26,7 @@ demo: $(STAMP) ## Run the demonstration, with a PostgreSQL server of its own
 	@$(BIN)/pgcdc-outbox demo $(ARGS)
 
 test: $(STAMP) ## Run every test but the slow ones, on the newest PostgreSQL
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 check: $(STAMP) ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from tests.downloads import download
 
 SUPPORTED = (14, 15, 16, 17, 18)
 CHOICE = "server and not slow and not any_version"
+WORKERS = os.environ.get("WORKERS") or str(2 * (os.cpu_count() or 1))
 ROOT = Path(__file__).parents[1]
 
 
@@ -62,7 +63,7 @@ def obtain(major: int) -> Binaries:
 
 def run_pytest(binaries: Binaries, options: list[str]) -> tuple[int, str]:
     """Show what pytest prints as it does, and return its exit code and its closing line."""
-    command = [sys.executable, "-m", "pytest", "-m", CHOICE, "-q", *options]
+    command = [sys.executable, "-m", "pytest", "-m", CHOICE, "-q", "-n", WORKERS, *options]
     environment = os.environ | {VARIABLE: str(binaries.bin)}
     closing_line = ""
 

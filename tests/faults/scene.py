@@ -124,7 +124,11 @@ class Scene:
             max_attempts=self.crew.max_attempts,
             ordered=self.ordered,
             samples=self._samples if self.slot_is_believed else (),
-            slots=[told.detail["position"] for told in self.crew.told("SlotCreated")],
+            # Who was killed before it could tell had made one all the same.
+            slots=[
+                *(told.detail["position"] for told in self.crew.told("SlotCreated")),
+                *(sample.confirmed for sample in self._samples[:1]),
+            ],
         )
 
     def end_connections(self) -> None:

@@ -77,9 +77,8 @@ def test_one_that_slept_while_another_took_over_records_nothing(scene: Scene, fa
         scene.end_connections()
         other = scene.crew.start()
         scene.handled(jobs)
-        settled = len(scene.truth.executions)
         sleeper.resume()
-        eventually(lambda: len(scene.truth.executions) == settled + 5)
+        # The call that it was in the middle of is cancelled, or ends in vain.
         sleeper.saw("StandingBy")
 
     assert not sleeper.told("OutcomesRecorded")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -145,6 +145,8 @@ def test_an_abort_in_the_parallel_form(message: Message):
     same(message, decode(message.encode(), parallel=True))
 
 
+# Slow to draw on a busy machine: that is about the machine.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), parallel=st.booleans())
 def test_a_connections_worth(data: st.DataObject, parallel: bool):
     sequence = data.draw(streams(parallel=parallel))
