@@ -13,6 +13,7 @@ from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.report.lag import Level, Thresholds, measure
 from pgcdc_outbox.postgres.report.status import overview
+from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 from tests.wait import eventually
 
 
@@ -236,3 +237,24 @@ def test_there_has_to_be_an_outbox(database):
         overview(database)
     with pytest.raises(SchemaBehind):
         measure(database)
+
+
+async def test_one_that_polls_needs_no_slot(database):
+    migrate(database)
+    outbox = Outbox(database, mode="polling")
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[watcher])
+    async with streaming(subject, watcher):
+        outbox.put([1])
+        await outbox.settled()
+        (while_it_runs,) = measure(database).consumers
+
+    assert while_it_runs.mode == "polling"
+    assert while_it_runs.active
+    outbox.put([random.randbytes(10_000) for _ in range(60)])
+    (away,) = measure(database).consumers
+    assert not away.active
+    assert away.lag_bytes > 500_000
+    assert away.behind_seconds > 0
+    assert away.judge(Thresholds(warn=1 << 28, critical=1 << 30)) == (Level.OK, "")
+    assert away.judge(Thresholds(warn=100_000, critical=1 << 30)) == (Level.WARNING, "behind")

@@ -56,6 +56,7 @@ def _consumers(found: "Overview") -> str:
     rows = [
         (
             each.name,
+            each.mode,
             each.epoch,
             each.instance,
             _moment(each.taken_at),
@@ -64,7 +65,9 @@ def _consumers(found: "Overview") -> str:
         )
         for each in found.consumers
     ]
-    return table(("CONSUMER", "EPOCH", "INSTANCE", "TAKEN", "CRASHES", "CHECKPOINT AGE"), rows)
+    return table(
+        ("CONSUMER", "MODE", "EPOCH", "INSTANCE", "TAKEN", "CRASHES", "CHECKPOINT AGE"), rows
+    )
 
 
 def _partitions(found: "Overview") -> str:

@@ -14,11 +14,13 @@ class ConsumerLag(Struct, frozen=True, kw_only=True):
     """How far one consumer is behind."""
 
     consumer: str
+    mode: str | None
+    """How it was read last: ``logical`` or ``polling``."""
     slot: str | None
     instance: str | None
     slot_exists: bool
     active: bool
-    """A process reads the slot right now."""
+    """A process reads the slot right now, or polls."""
     wal_status: str | None
     safe_wal_bytes: int | None
     """What may be written before the slot is in danger; None without a limit."""
@@ -40,7 +42,7 @@ class ConsumerLag(Struct, frozen=True, kw_only=True):
 
     def judge(self, thresholds: Thresholds) -> tuple[Level, str]:
         """How bad it is, and why."""
-        if not self.slot_exists:
+        if not self.slot_exists and (self.slot or self.mode != "polling"):
             return Level.CRITICAL, "the slot does not exist"
 
         if self.invalid:

@@ -34,6 +34,8 @@ class ConsumerState(Struct, frozen=True, kw_only=True):
     """Who reads, and how far the durable position is."""
 
     name: str
+    mode: str | None
+    """How it was read last: ``logical`` or ``polling``."""
     slot: str | None
     epoch: int
     instance: str | None

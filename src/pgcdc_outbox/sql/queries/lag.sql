@@ -4,16 +4,24 @@
 -- every few seconds: unless the slot has reached the end of the log. The oldest
 -- job is looked up among what the snapshot does not see: transactions that were open
 -- then, and those after it. However old the oldest open one is, that costs no more.
-select c.name as consumer, c.slot, c.instance,
+-- Who polls has no slot: it is active if its process is connected, and behind by the
+-- log since its position, if there is a job that it has not settled.
+select c.name as consumer, c.mode, c.slot, c.instance,
        s.slot_name is not null as slot_exists,
-       coalesce(s.active, false) as active,
+       coalesce(s.active, p.polls and exists (
+           select from pg_catalog.pg_stat_activity as a where a.application_name = c.instance
+       )) as active,
        j.slot ->> 'wal_status' as wal_status,
        (j.slot ->> 'safe_wal_size')::bigint as safe_wal_bytes,
        case
            when coalesce(j.slot ->> 'invalidation_reason', '') <> '' then j.slot ->> 'invalidation_reason'
            when j.slot ->> 'wal_status' = 'lost' then 'lost'
        end as invalid,
-       pg_wal_lsn_diff(w.position, s.confirmed_flush_lsn)::bigint as lag_bytes,
+       case
+           when not p.polls then pg_wal_lsn_diff(w.position, s.confirmed_flush_lsn)
+           when o.id is null then 0
+           else pg_wal_lsn_diff(w.position, coalesce(k.lsn, '0/0'))
+       end::bigint as lag_bytes,
        pg_wal_lsn_diff(w.position, s.restart_lsn)::bigint as retained_bytes,
        extract(epoch from clock_timestamp() - k.saved_at)::float8 as checkpoint_age_seconds,
        k.target is not null as rereading,
@@ -28,6 +36,9 @@ from :"schema".consumer as c
 left join :"schema".checkpoint as k on k.consumer = c.name
 left join pg_catalog.pg_replication_slots as s on s.slot_name = c.slot
 cross join lateral (select to_jsonb(s) as slot) as j
+cross join lateral (
+    select c.slot is null and coalesce(c.mode = 'polling', false) as polls
+) as p
 cross join (
     select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end as position
 ) as w

@@ -21,7 +21,7 @@ group by reason
 order by jobs desc, reason
 
 -- name: consumer_states
-select c.name, c.slot, c.epoch, c.instance, c.taken_at, c.crashes,
+select c.name, c.mode, c.slot, c.epoch, c.instance, c.taken_at, c.crashes,
        k.flushed::text as flushed, k.saved_at as checkpoint_at,
        extract(epoch from clock_timestamp() - k.saved_at)::float8 as checkpoint_age_seconds,
        k.target is not null as rereading
