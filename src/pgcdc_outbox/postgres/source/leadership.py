@@ -117,8 +117,15 @@ class Leadership(Struct, frozen=True, kw_only=True):
         doing: str,
         within: float = STATEMENT_SECONDS,
     ) -> list[Row]:
-        """Run a query on the connection that holds the lock."""
+        """Run a query on the connection that holds the consumer."""
         return await self.session.rows(query(name, self.schema), params, doing=doing, within=within)
+
+    async def rows_by_index(
+        self, name: str, params: Params, *, doing: str, within: float
+    ) -> list[Row]:
+        """Run a query that is to follow an index, whatever the statistics say."""
+        statement = query(name, self.schema)
+        return await self.session.by_index(statement, params, doing=doing, within=within)
 
 
 async def lead(

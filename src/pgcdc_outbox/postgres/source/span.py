@@ -42,7 +42,7 @@ async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> 
     }
     later = _place(cursor) >= _place(first_later)
     if running and not later:
-        rows = await leadership.rows(
+        rows = await leadership.rows_by_index(
             "read_running",
             {**parameters, "running": running, "xid": cursor[0], "id": cursor[1]},
             doing="read the table",
@@ -52,7 +52,7 @@ async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> 
             return rows
 
     xid, id_ = cursor if later else first_later
-    return await leadership.rows(
+    return await leadership.rows_by_index(
         "read_later",
         {**parameters, "xid": xid, "id": id_},
         doing="read the table",
