@@ -104,7 +104,9 @@ class Pooler:
                 if status == b"I":
                     return
 
-            message = _message(client) or _packed(b"Q", b"rollback\0")
+            message = _message(client)
+            if not message or message[:1] == b"X":
+                message = _packed(b"Q", b"rollback\0")
 
 
 def _answer(server: socket.socket, client: socket.socket) -> bytes:
