@@ -20,6 +20,9 @@ from pgcdc_outbox.job import NewJob
 from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Table, settled
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 JOBS = [NewJob(payload=1), NewJob(payload=2, delay=5), NewJob(payload=3)]
 APPLICATION = "client_under_test"
 

@@ -7,6 +7,9 @@ import pytest
 from pgcdc_outbox.job import NewJob
 from tests.contract.handles import Handle, Sale, Table
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 BUSINESS = "insert into sale (id, note) values (1, 'a')"
 KINDS = [
     NewJob(payload={"a": [1, None]}, key="k", headers={"h": "\u20ac"}),

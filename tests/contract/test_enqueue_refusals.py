@@ -17,6 +17,9 @@ from pgcdc_outbox.job import NewJob
 from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Table, async_engine, asyncpg_arguments, engine, settled
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 UTC_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 INVALID: list[tuple[dict[str, Any], str]] = [

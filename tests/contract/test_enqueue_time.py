@@ -13,6 +13,9 @@ from pgcdc_outbox.postgres.producer.client import Client
 from pgcdc_outbox.postgres.producer.handles import copying, placing
 from tests.contract.handles import HANDLES, Table
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ZONES = ["America/New_York", "Europe/Athens", "Asia/Tokyo"]
 # Clocks go back in New York (06:00 UTC) on that day: an hour of it comes twice.
 NIGHT = datetime(2026, 11, 1, 5, 30, tzinfo=UTC)

@@ -27,6 +27,9 @@ from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.testing import PostgresServer
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 SOURCE = Path(__file__).parents[2] / "src"
 
 

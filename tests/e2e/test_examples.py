@@ -12,6 +12,9 @@ import pytest
 from pgcdc_outbox import Client
 from pgcdc_outbox.postgres.migrate import migrate
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 PRODUCERS = ["examples/place_order.py", "examples/sqlalchemy_orders.py"]
 

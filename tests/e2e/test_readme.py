@@ -30,6 +30,9 @@ from pgcdc_outbox.cli.main import COMMANDS, cli
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.settings import Consume, Settings, decode
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FRONT = ROOT / "README.md"

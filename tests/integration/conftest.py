@@ -25,4 +25,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     by_mark = metafunc.definition.get_closest_marker("both_modes")
     only_logical = metafunc.definition.get_closest_marker("logical_only")
     if (everywhere or by_mark) and not only_logical and "mode" in metafunc.fixturenames:
-        metafunc.parametrize("mode", MODES, indirect=True)
+        # What polling asks of a version is in test_polling.py and test_switching.py.
+        once = [pytest.param(mode, marks=pytest.mark.any_version) for mode in MODES[1:]]
+        metafunc.parametrize("mode", [MODES[0], *once], indirect=True)

@@ -17,6 +17,9 @@ from click.testing import CliRunner
 from pgcdc_outbox.cli.main import COMMANDS, cli
 from pgcdc_outbox.postgres.migrate import migrate
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 PASSWORD = "hunter2-äöü"
 NOWHERE = f"postgresql://shop:{PASSWORD}@127.0.0.1:1/shop"
 DEAD = (

@@ -35,7 +35,8 @@ from tests.faults.proxy import Direction, Proxy
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually, eventually_async
 
-pytestmark = pytest.mark.anyio
+# What it is about does not depend on the version of the server.
+pytestmark = [pytest.mark.anyio, pytest.mark.any_version]
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,9 @@ from pgcdc_outbox.postgres.session import Session
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import PAUSE, Patience, eventually_async
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 
 # Three deaths until the consumer is careful, and three of the job's attempts; the first of

@@ -12,6 +12,9 @@ from pgcdc_outbox.job import Failing, History
 from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
 from pgcdc_outbox.postgres.migrate import migrate
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ERRORS = [
     {"attempt": 2, "at": "2026-11-20T10:00:00.000Z", "error": "ValueError", "text": "no"},
     {"attempt": 3, "at": "2026-11-20T11:00:00.000Z", "error": "KeyError", "text": "k", "jobs": 4},

@@ -9,6 +9,9 @@ from pgcdc_outbox.events import Polling, StandingBy
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.pooler import Pooler
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def mode() -> str:
