@@ -85,6 +85,11 @@ class Session:
         return 0 if self._connection is None else self._connection.info.backend_pid
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as that can be told without asking the server."""
+        return self._connection is not None and not _has_ended(self._connection)
+
+    @property
     def lost(self) -> bool:
         """Whether an idle connection has ended. Does not wait, and does not ask the server."""
         if self._connection is None or self._lock.locked():

@@ -17,7 +17,7 @@ from msgspec import Struct
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.leadership import Leadership, System
 
-__all__ = ["NOTHING_SEEN", "Checkpoint", "Checkpointer", "Reconcile", "System", "load"]
+__all__ = ["NOTHING_SEEN", "Checkpoint", "Checkpointer", "Reconcile", "System", "load", "normal"]
 
 NOTHING_SEEN = "1:1:"
 """The snapshot that sees no row at all."""
@@ -42,6 +42,16 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     lsn: LSN
     flushed: LSN
     reconcile: Reconcile | None
+
+
+def normal(snapshot: str) -> str:
+    """A snapshot that the server gives, as it takes it.
+
+    That of a new slot may end before it begins. Then what is older than its
+    beginning is visible, and nothing else; but the server does not read it back.
+    """
+    xmin, xmax, _ = snapshot.split(":")
+    return f"{xmin}:{xmin}:" if int(xmin) > int(xmax) else snapshot
 
 
 async def load(leadership: Leadership) -> Checkpoint | None:

@@ -59,7 +59,7 @@ class Lock:
 
         In good order or not at all: closing the connection has the same effect.
         """
-        if self._in_transaction and self._session.backend_pid and not self._session.lost:
+        if self._in_transaction and self._session.is_open:
             with anyio.move_on_after(_GIVE_BACK_SECONDS, shield=True), suppress(OutboxError):
                 await self._session.rows("rollback", doing="give the lock back")
 

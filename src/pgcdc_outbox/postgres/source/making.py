@@ -16,7 +16,7 @@ from pgcdc_outbox.errors import (
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import commands
 from pgcdc_outbox.postgres.queries import for_schema
-from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN
+from pgcdc_outbox.postgres.source.checkpoint import NOTHING_SEEN, normal
 from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.publication import Publication, prove_unchanged
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
@@ -95,14 +95,14 @@ async def make_slot(
             "slot": slot,
             "system_id": leadership.system.system_id,
             "timeline": leadership.system.timeline,
-            "target": target,
+            "target": normal(target),
             "target_lsn": str(position),
             "lost": lost,
             "keep": _LOSSES_KEPT,
         },
         doing="plan to reconcile",
     )
-    return Made(target=target, position=position)
+    return Made(target=normal(target), position=position)
 
 
 def require_log(leadership: Leadership) -> None:
