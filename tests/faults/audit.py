@@ -18,7 +18,9 @@ class Audit:
 
     - ``dead``: the dead letters, seq and the attempt that was the last;
     - ``ordered``: whether one call ran at a time, in one process at a time;
-    - ``slots``: where slots began.
+    - ``slots``: where slots began;
+    - ``crashed``: ids of jobs that ran when a careful consumer was killed, and lost an
+      attempt by it.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Audit:
         ordered: bool = True,
         samples: Sequence[Sample] = (),
         slots: Sequence[int] = (),
+        crashed: Set[int] = frozenset(),
     ) -> None:
         self._claims = claims
         self._executions = executions
@@ -41,6 +44,7 @@ class Audit:
         self._ordered = ordered
         self._samples = samples
         self._slots = slots
+        self._crashed = {run.seq for run in executions if run.id in crashed}
         self._repeats = Repeats(claims, executions, breaks, samples, slots)
 
     @cached_property
@@ -115,13 +119,16 @@ class Audit:
 
         for seq, seen in attempts.items():
             job = jobs.get(seq)
-            if job and seen != set(range(1, self._last(job) + 1)):
+            if job and seq not in self._crashed and seen != set(range(1, self._last(job) + 1)):
                 yield f"attempts {sorted(seen)} were made of {job}"
 
     def _wrongly_dead(self) -> Iterator[str]:
         jobs = self._of("committed") | self._of("in doubt")
         for seq, attempt in self._dead.items():
             job = jobs.get(seq)
+            if seq in self._crashed:
+                continue
+
             if job is None or self._last(job) != attempt or job.fails < attempt:
                 yield f"dead after attempt {attempt}: {job or seq}"
 

@@ -142,7 +142,8 @@ class Crew:
     def __init__(self, truth: Truth, dsn: str, **consumer: Any) -> None:
         self._truth = truth
         self.dsn = dsn
-        self._consumer = consumer
+        # Slots are lost here oftener than anybody would bear.
+        self._consumer = {"max_slot_losses": 10_000, **consumer}
         self.workers: list[Worker] = []
         self.max_attempts = 3
 

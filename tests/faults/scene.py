@@ -124,6 +124,7 @@ class Scene:
             max_attempts=self.crew.max_attempts,
             ordered=self.ordered,
             samples=self._samples if self.slot_is_believed else (),
+            crashed={told.detail["id"] for told in self.crew.told("JobCrashed")},
             # Who was killed before it could tell had made one all the same.
             slots=[
                 *(told.detail["position"] for told in self.crew.told("SlotCreated")),
