@@ -8,8 +8,8 @@
 PYTHON ?= python3
 ARGS ?=
 
-# Tests wait more than they compute: two for each processor, each with a server of its own.
-WORKERS ?= $(shell python3 -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo 4)
+# Tests wait more than they compute: three for each processor, each with a server of its own.
+WORKERS ?= $(shell python3 -c 'import os; print(3 * (os.cpu_count() or 1))' 2>/dev/null || echo 6)
 
 # Named after the Python that made it: another one means another environment.
 BIN := .venv/bin

@@ -17,7 +17,7 @@ from tests.downloads import download
 
 SUPPORTED = (14, 15, 16, 17, 18)
 CHOICE = "server and not slow and not any_version"
-WORKERS = os.environ.get("WORKERS") or str(2 * (os.cpu_count() or 1))
+WORKERS = os.environ.get("WORKERS") or str(3 * (os.cpu_count() or 1))
 ROOT = Path(__file__).parents[1]
 
 
