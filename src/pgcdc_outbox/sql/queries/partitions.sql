@@ -94,8 +94,16 @@ alter table :"schema".immediate
 alter table :"schema".:"partition" drop constraint within_bounds
 
 -- name: make_readers_forget
--- Changes nothing, and so tells every reader of the log to look again what is published.
-alter publication :"publication" set (publish = 'insert')
+-- A publication that comes and goes tells every reader of the log to look again what is
+-- published. Ours stays as it is: a consumer that sees it changed gives its slot up.
+do $do$
+declare
+    passing text := 'pgcdc_forget_' || pg_current_xact_id()::text;
+begin
+    execute format('create publication %%I', passing);
+    execute format('drop publication %%I', passing);
+end
+$do$
 
 -- name: has_rows
 select exists (select from :"schema".:"partition") as present
