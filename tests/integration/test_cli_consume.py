@@ -20,6 +20,9 @@ from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.producer.client import Client
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 SOURCE = Path(__file__).parents[2] / "src"
 
 HANDLERS = """
@@ -28,9 +31,6 @@ import os
 import signal
 import threading
 import time
-
-# What it is about does not depend on the version of the server.
-pytestmark = pytest.mark.any_version
 
 
 def note(word, jobs):
