@@ -10,7 +10,7 @@ import pytest
 from anyio import to_thread
 
 from pgcdc_outbox import Job
-from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, Streaming
+from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, SlotCreated, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.source.table import TableReading
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
@@ -74,6 +74,42 @@ async def test_what_is_done_is_known_after_two_lost_connections_too(outbox: Outb
 
     assert [recorder.ids.count(id_) for id_ in quick] == [1] * 20
     assert slow
+
+
+async def test_what_is_done_is_known_after_a_crash_of_the_server_took_the_position_back(
+    outbox: Outbox,
+) -> None:
+    """Positions are saved without waiting for the disk, and the process has not forgotten."""
+
+    def take_back(event: Any) -> None:
+        if isinstance(event, Disconnected):
+            outbox.rows("update checkpoint set flushed = %s", [durable])
+
+    recorder, watcher = Recorder(), Watcher()
+    subject = consumer(outbox, recorder, observers=[take_back, watcher], checkpoint_interval=60)
+    async with streaming(subject, watcher):
+        await watcher.saw(CheckpointSaved, 2)  # for good, and then no more for a minute
+        durable = outbox.value("select flushed::text from checkpoint")
+        ids = outbox.put(range(10))
+        await recorder.got(10)
+        await eventually_async(lambda: _was_told_beyond(outbox, durable))
+        outbox.end_slot_reader()
+        await watcher.saw(Streaming, 2)
+        ids += outbox.put([10])
+        await recorder.until(lambda: ids[-1] in recorder.ids)
+
+    assert recorder.ids == ids
+    assert len(watcher.of(SlotCreated)) == 1
+
+
+async def _was_told_beyond(outbox: Outbox, position: str) -> bool:
+    return bool(
+        outbox.rows(
+            "select from pg_replication_slots where database = current_database() "
+            "and confirmed_flush_lsn > %s::pg_lsn",
+            [position],
+        )
+    )
 
 
 @pytest.mark.parametrize("jobs", [10, 2500])

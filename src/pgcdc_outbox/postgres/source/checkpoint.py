@@ -104,6 +104,8 @@ class Checkpointer:
     ) -> None:
         self.flushed = flushed
         """The place that is saved: what the server may be told."""
+        self.durable = flushed
+        """The part of it that no crash of the server takes back."""
         # An earlier hold of this process may have settled what it could not save.
         self._jobs = True
         self._leadership = leadership
@@ -180,5 +182,5 @@ class Checkpointer:
             },
             doing="save the checkpoint",
         )
-        self.flushed = max(flushed, self._lsn)
+        self.flushed = self.durable = max(flushed, self._lsn)
         self._saved_at = time.monotonic()

@@ -129,7 +129,7 @@ class LogicalFeed:
         return Memory(
             system=self._start.system,
             epoch=self.epoch,
-            saved=self._checkpointer.flushed,
+            saved=self._checkpointer.durable,
             flushed=self._progress.flushed,
             settled=self._known_ahead(),
         )

@@ -16,7 +16,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     """Of that hold."""
     saved: LSN = LSN(0)
-    """The place that it saved last."""
+    """The last place that it saved for good: a server that crashed still has it."""
     flushed: LSN = LSN(0)
     """Everything before it is settled; what the server was told at most."""
     settled: Mapping[int, int] = {}
