@@ -273,19 +273,22 @@ class TestStopping:
 
     async def test_the_ledger_is_waited_for_no_longer_than_the_drain(self, chance: Chance) -> None:
         chance.answer = lambda low, high: 3600.0 if low else 0.0
-        feed, ledger = FakeFeed(jobs(1)), FakeLedger(LedgerUnavailable("away"))
+        feed, ledger, events = FakeFeed(jobs(1)), FakeLedger(LedgerUnavailable("away")), Events()
 
         async def handle(jobs: Sequence[Job]) -> list[int]:
             return [jobs[0].id]
 
         async with running(
-            orchestrator(FakeSource(feed), handle, ledger=ledger, drain_timeout=0.01)
+            orchestrator(
+                FakeSource(feed), handle, ledger=ledger, observers=[events], drain_timeout=0.01
+            )
         ) as run:
             await until(lambda: ledger.calls)
             run.stop.ask()
-            assert await run.end() == 1
+            assert await run.end() == 0, "the call has ended"
 
         assert feed.settled == []
+        assert events.of(HandlersAbandoned) == []
 
     async def test_it_can_run_again(self) -> None:
         first, second = FakeFeed(jobs(2)), FakeFeed(jobs(3))
