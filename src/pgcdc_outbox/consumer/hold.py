@@ -77,9 +77,7 @@ class Hold:
 
     async def _finish(self) -> None:
         if self._failure is None:
-            # Shielded: without the last report, finished work would come again.
-            with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                await self._feed.finish()
+            await finish(self._feed)
 
     async def _run(self, *, once: bool) -> None:
         async with anyio.create_task_group() as reading:
@@ -183,3 +181,10 @@ class Hold:
     def _end(self) -> None:
         self._intake.close()
         self._ending.set()
+
+
+async def finish(feed: Feed) -> None:
+    """Let go of a feed in good order, if the server answers in time. Raises `OutboxError`."""
+    # Shielded: without the last report, finished work would come again.
+    with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+        await feed.finish()
