@@ -116,15 +116,24 @@ class Session:
         return row
 
     async def by_index(
-        self, statement: str, params: Params, *, doing: str, within: float = STATEMENT_SECONDS
+        self,
+        statement: str,
+        params: Params,
+        *,
+        locking: str,
+        doing: str,
+        within: float = STATEMENT_SECONDS,
     ) -> list[Row]:
         """The rows of a statement that is to follow an index, whatever the statistics say.
 
         Of a table that has grown since it was analysed the planner expects few new
-        rows, and would sort all of them for each page.
+        rows, and would sort all of them for each page. ``locking`` is run before it, in
+        the same transaction.
         """
         return await self._take(
-            lambda connection: _by_index(connection, statement, params, doing), doing, within
+            lambda connection: _by_index(connection, statement, params, locking, doing),
+            doing,
+            within,
         )
 
     async def in_snapshot(self, snapshot: str, statement: str, *, doing: str) -> Row:
@@ -256,7 +265,7 @@ async def _rows(connection: Connection, statement: str, params: Params, doing: s
 
 
 async def _by_index(
-    connection: Connection, statement: str, params: Params, doing: str
+    connection: Connection, statement: str, params: Params, locking: str, doing: str
 ) -> list[Row]:
     try:
         # For this transaction alone: the session may be lent to others.
@@ -265,6 +274,7 @@ async def _by_index(
                 "select set_config(name, 'off', true) from unnest("
                 "array['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) as name"
             )
+            await connection.execute(locking.encode())
             return await _rows(connection, statement, params, doing)
     except psycopg.Error as error:
         raise map_error(error, doing=doing) from error
