@@ -26,7 +26,7 @@ Before = Literal["none", "released", "ours", "crashed"]
 Mode = Literal["logical", "polling"]
 
 # Migrations that this version of the library was written for.
-SCHEMA_NUMBER = 2
+SCHEMA_NUMBER = 3
 
 
 class System(Struct, frozen=True):
