@@ -28,8 +28,9 @@ from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
+from pgcdc_outbox.postgres.source.reading import Mode, Reading
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
-from pgcdc_outbox.postgres.source.source import Mode, PostgresSource, Reading
+from pgcdc_outbox.postgres.source.source import PostgresSource
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
