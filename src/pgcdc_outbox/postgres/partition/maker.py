@@ -92,7 +92,7 @@ class Maker:
         return look(self._connection, self._schema, lock_timeout=self._lock_timeout)
 
     def _give(self, name: str) -> None:
-        """Give it the owner and the rights of the root."""
+        """Give it to the owner of the root."""
         for row in run(
             self._connection,
             "give_partition",
