@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.partition import look_ahead, retention
+from pgcdc_outbox.postgres.partition import retention, view
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
 
 WEEK_OLD = "clock_timestamp() - interval '9 days'"
@@ -100,7 +100,7 @@ def reasons(report: Report) -> dict[str, str]:
 
 def set_clock(monkeypatch: Any, moment: datetime) -> None:
     """Let maintenance take that for the server's clock. (Rows have the real one.)"""
-    for module in (look_ahead, retention):
+    for module in (view, retention):
         monkeypatch.setattr(module, "server_now", lambda connection: moment)
 
 

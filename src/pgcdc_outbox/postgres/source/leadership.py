@@ -17,8 +17,9 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import STATEMENT_SECONDS, Params, Row, Session
+from pgcdc_outbox.postgres.session import STATEMENT_SECONDS, Session
 from pgcdc_outbox.postgres.source.lock import Lock
+from pgcdc_outbox.postgres.statements import Params, Row
 
 Before = Literal["none", "released", "ours", "crashed"]
 """There was none; in good order; this process lost it; its process died, or was cut off."""
