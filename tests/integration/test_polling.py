@@ -14,7 +14,7 @@ from pgcdc_outbox.events import Disconnected, Polling, StandingBy
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.queries import query
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
-from tests.wait import eventually_async
+from tests.wait import eventually, eventually_async
 
 
 @pytest.fixture
@@ -170,6 +170,36 @@ async def test_an_instance_that_stands_by_takes_over_when_the_other_is_cut_off(
         await eventually_async(lambda: _is(len(recorders[0].jobs) + len(recorders[1].jobs) == 2))
 
     assert [*recorders[0].values, *recorders[1].values] == [1, 2]
+
+
+async def test_one_that_was_silent_for_too_long_connects_again(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends who holds the lock in a transaction and stands still, and says so."""
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock.IDLE_SECONDS", 1)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock._CHECK_SECONDS", 0.1)
+    watcher = Watcher()
+
+    async def block_the_loop(jobs: Sequence[Job]) -> None:
+        await recorder(jobs)
+        if len(recorder.jobs) == 1:
+            eventually(lambda: not holders())
+
+    def holders() -> int:
+        return int(
+            outbox.value(
+                "select count(*) from pg_stat_activity where datname = current_database() "
+                "and state = 'idle in transaction' and application_name like 'pgcdc-outbox/%%'"
+            )
+        )
+
+    recorder = Recorder()
+    async with streaming(consumer(outbox, block_the_loop, observers=[watcher]), watcher):
+        assert holders() == 1
+        outbox.put([1])
+        await watcher.saw(Disconnected)
+        outbox.put([2])
+        await recorder.until(lambda: recorder.values == [1, 2])
 
 
 async def test_a_column_that_is_missing_stops_it_with_the_reason(outbox: Outbox) -> None:
