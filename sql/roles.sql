@@ -26,6 +26,8 @@ grant usage on schema :"schema"
 -- A producer puts jobs in, and learns their ids. It reads nobody's job.
 grant insert, select (id) on :"schema".immediate, :"schema".scheduled to pgcdc_outbox_producer;
 grant usage on sequence :"schema".job_id to pgcdc_outbox_producer;
+-- A dedup key is looked up and taken; replacing a job that still waits removes it.
+grant select, insert, update on :"schema".dedup to pgcdc_outbox_producer;
 grant execute on function :"schema".enqueue(text, jsonb, text, jsonb, interval)
     to pgcdc_outbox_producer;
 
@@ -42,6 +44,9 @@ grant select, insert, update, delete on :"schema".failed to pgcdc_outbox_consume
 grant select, update, delete on :"schema".scheduled to pgcdc_outbox_consumer;
 grant select, insert, delete on :"schema".trace to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".started to pgcdc_outbox_consumer;
+grant select, insert, update, delete on :"schema".parked, :"schema".held_key to pgcdc_outbox_consumer;
+grant select, insert on :"schema".attempt to pgcdc_outbox_consumer;
+grant select, update on :"schema".recurring to pgcdc_outbox_consumer;
 
 -- An operator looks at everything, and retries or discards dead letters. To see
 -- whose transaction holds the log:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.partition import look_ahead, retention
+from pgcdc_outbox.postgres.partition import retention, view
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
 
 WEEK_OLD = "clock_timestamp() - interval '9 days'"
@@ -77,7 +77,8 @@ class Outbox:
         """From when to when, of every partition but DEFAULT, in order."""
         texts = self.column(
             "select pg_get_expr(relpartbound, oid) from pg_class"
-            " where relispartition and relkind = 'r' and relname <> 'immediate_default'"
+            " where relname like 'immediate_%' and relispartition and relkind = 'r'"
+            " and relname <> 'immediate_default'"
         )
         pairs = [text.split("'")[1::2] for text in texts]
         return sorted((datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in pairs)
@@ -100,7 +101,7 @@ def reasons(report: Report) -> dict[str, str]:
 
 def set_clock(monkeypatch: Any, moment: datetime) -> None:
     """Let maintenance take that for the server's clock. (Rows have the real one.)"""
-    for module in (look_ahead, retention):
+    for module in (view, retention):
         monkeypatch.setattr(module, "server_now", lambda connection: moment)
 
 

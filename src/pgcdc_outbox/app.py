@@ -4,13 +4,11 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import get_args
 
 import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
-from pgcdc_outbox.consumer.consumer import Limits, Orchestrator
+from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
@@ -20,6 +18,7 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
+from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
@@ -28,17 +27,14 @@ from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
 from pgcdc_outbox.postgres.session import Session
-from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
-from pgcdc_outbox.postgres.source.source import Mode, PostgresSource, Reading
+from pgcdc_outbox.postgres.source.reading import Mode
+from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss
+from pgcdc_outbox.postgres.source.source import PostgresSource
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 _PROMOTE_LIMIT = 1000
-# Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
-_PREFETCH = 2000
 _UPKEEP_SECONDS = 3600.0
-# Oftener than that, a chore that has nothing to do keeps a processor and the server busy.
-_LEAST_INTERVAL = 0.01
 
 
 class Consumer:
@@ -95,75 +91,59 @@ class Consumer:
         mode: Mode = "logical",
         batch_size: int = 100,
         batch_bytes: int = 4 * MIB,
-        linger: timedelta | float = 0.05,
+        linger: Seconds = 0.05,
         concurrency: int = 1,
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
-        drain_timeout: timedelta | float = 30.0,
-        shutdown_grace: timedelta | float = 5.0,
-        wal_sender_timeout: timedelta | float | None = None,
-        promote_interval: timedelta | float = 0.1,
-        checkpoint_interval: timedelta | float = 1.0,
-        poll_interval: timedelta | float = 0.05,
+        drain_timeout: Seconds = 30.0,
+        shutdown_grace: Seconds = 5.0,
+        wal_sender_timeout: Seconds | None = None,
+        promote_interval: Seconds = 0.1,
+        checkpoint_interval: Seconds = 1.0,
+        poll_interval: Seconds = 0.05,
         max_retained_wal: int = 10 * GIB,
         on_slot_loss: OnSlotLoss = "reconcile",
         max_slot_losses: int = 3,
-        takeover_grace: timedelta | float = 5.0,
+        takeover_grace: Seconds = 5.0,
         failover: bool = False,
         maintenance: Maintenance | bool = True,
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        if mode not in get_args(Mode):
-            raise SettingsError(
-                f"mode: {mode!r} is not known", hint=f"Use one of {', '.join(get_args(Mode))}."
-            )
-
         policy = RetryPolicy() if retry is None else retry
         if policy.is_last(Job(0, "", b"")):
             # A job whose every failure is final shares no call: its neighbour's
             # exception must not be its death.
             batch_size = 1
 
-        self.name = _named("name", name)
-        self.schema = _named("schema", schema)
+        self.name = named("name", name)
+        self.schema = named("schema", schema)
         self._conninfo = conninfo = of_environment() if conninfo is None else conninfo
         self._notice = Notice([LogObserver()] if observers is None else observers)
-        self._limits = Limits(
-            batch_size=_at_least("batch_size", batch_size, 1),
-            batch_bytes=_at_least("batch_bytes", batch_bytes, 1),
-            linger=_seconds("linger", linger),
-            concurrency=_at_least("concurrency", concurrency, 1),
-            prefetch=_at_least(
-                "prefetch",
-                max(_PREFETCH, 2 * batch_size * concurrency) if prefetch is None else prefetch,
-                1,
-            ),
-            prefetch_bytes=_at_least("prefetch_bytes", prefetch_bytes, 1),
-            drain_timeout=_seconds("drain_timeout", drain_timeout),
+        self._limits = limits(
+            batch_size=batch_size,
+            batch_bytes=batch_bytes,
+            linger=linger,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            prefetch_bytes=prefetch_bytes,
+            drain_timeout=drain_timeout,
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
-        self._promote_interval = _interval("promote_interval", promote_interval)
-        if on_slot_loss not in get_args(OnSlotLoss):
-            raise SettingsError(
-                f"on_slot_loss: {on_slot_loss!r} is not known", hint="Use 'reconcile' or 'stop'."
-            )
-
-        self._reading = Reading(
+        self._promote_interval = interval("promote_interval", promote_interval)
+        self._reading = reading(
             mode=mode,
-            checkpoint_interval=_interval("checkpoint_interval", checkpoint_interval),
-            poll_interval=_seconds("poll_interval", poll_interval, least=0.001),
-            max_retained_wal=_at_least("max_retained_wal", max_retained_wal, 1),
-            slot_policy=SlotPolicy(
-                on_loss=on_slot_loss,
-                max_losses=_at_least("max_slot_losses", max_slot_losses, 1),
-                takeover_grace=_seconds("takeover_grace", takeover_grace),
-                failover=failover,
-            ),
-            shutdown_grace=_seconds("shutdown_grace", shutdown_grace),
-            wal_sender_timeout=_wal_sender_timeout(wal_sender_timeout),
+            checkpoint_interval=checkpoint_interval,
+            poll_interval=poll_interval,
+            max_retained_wal=max_retained_wal,
+            on_slot_loss=on_slot_loss,
+            max_slot_losses=max_slot_losses,
+            takeover_grace=takeover_grace,
+            failover=failover,
+            shutdown_grace=shutdown_grace,
+            wal_sender_timeout=wal_sender_timeout,
         )
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
@@ -265,49 +245,3 @@ def _instance(name: str) -> str:
     """Names this process in pg_stat_activity; cut to what the server keeps."""
     mark = f"{os.getpid()}-{secrets.token_hex(2)}"
     return f"{INSTANCE_PREFIX}{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
-
-
-def _named(field: str, value: str) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise SettingsError(f"{field}: {value!r} is not a name", hint="Give a non-empty string.")
-
-    return value
-
-
-def _at_least(field: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{field}: {value!r} is not a whole number from {least}")
-
-    return value
-
-
-def _seconds(field: str, value: timedelta | float, *, least: float = 0.0) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise SettingsError(f"{field}: {value!r} is neither a timedelta nor seconds")
-
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"{field}: {value!r} must be finite and not negative")
-
-    if seconds < least:
-        raise SettingsError(f"{field}: {value!r} is less than {least} s")
-
-    return float(seconds)
-
-
-def _interval(field: str, value: timedelta | float) -> float:
-    return max(_seconds(field, value), _LEAST_INTERVAL)
-
-
-def _wal_sender_timeout(value: timedelta | float | None) -> float | None:
-    if value is None:
-        return None
-
-    seconds = _seconds("wal_sender_timeout", value)
-    if not 1 <= seconds <= 86400:
-        raise SettingsError(
-            f"wal_sender_timeout: {value!r} is not from a second to a day",
-            hint="Some seconds find a dead reader soon; None leaves it to the server.",
-        )
-
-    return seconds

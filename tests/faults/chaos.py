@@ -20,7 +20,7 @@ from typing import get_args
 
 from psycopg.conninfo import conninfo_to_dict
 
-from pgcdc_outbox.postgres.source.source import Mode
+from pgcdc_outbox.postgres.source.reading import Mode
 from pgcdc_outbox.testing import PostgresServer
 from tests.faults.producers import Busy
 from tests.faults.proxy import Proxy

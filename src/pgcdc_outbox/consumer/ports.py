@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
@@ -19,6 +19,47 @@ UserHandler = (
 """A function of a batch, sync or async, or an object with ``handle`` and perhaps ``close``."""
 
 HandlerResult = Mapping[int, Outcome] | Sequence[int] | None
+
+
+class UnitOfWork(Protocol):
+    """What one call of the handler may write together with its outcome, or before it.
+
+    Plain handlers know nothing of it. A handler that has a method ``execute``
+    is called with the jobs and the unit of that call, instead of ``handle``.
+    """
+
+    consumer: str
+    """The name of the consumer."""
+    instance: str
+    """Names the process, as in pg_stat_activity."""
+
+    def effects(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager["Effects"]:
+        """A part of the transaction in which these jobs are settled too.
+
+        The transaction begins with the first part and is committed by the
+        consumer after the call, together with the outcomes of all its jobs. If
+        the body raises, what this part did is undone, and no other. One part
+        at a time: a second waits for the first to end.
+        """
+        ...
+
+    async def begin_once(self, jobs: Sequence[Job]) -> None:
+        """Note durably that these jobs run now, and must not be run again.
+
+        After a crash, or a call that was abandoned, they are in doubt.
+        """
+        ...
+
+
+class Effects(Protocol):
+    """A part of a transaction that the consumer owns and commits."""
+
+    def connection(self, kind: type) -> Awaitable[Any]:
+        """The guarded connection, as that class: a psycopg or SQLAlchemy one.
+
+        Raises `HandlerInvalid` for a class that is not known.
+        """
+        ...
 
 
 class Feed(Protocol):

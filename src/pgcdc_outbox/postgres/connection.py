@@ -18,9 +18,9 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.postgres.conninfo import parse
 from pgcdc_outbox.postgres.names import publication_name
+from pgcdc_outbox.postgres.opening import KEEPALIVE
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.refusal import explain
-from pgcdc_outbox.postgres.session import KEEPALIVE
 from pgcdc_outbox.postgres.sqlstate import map_error
 
 Row = DictRow

@@ -1,25 +1,19 @@
 """An ordinary connection of the consumer: one statement at a time, opened again when it breaks."""
 
-import select
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import psycopg
-from anyio import to_thread
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from pgcdc_outbox.errors import SourceUnavailable
-from pgcdc_outbox.postgres.conninfo import parse
+from pgcdc_outbox.postgres import statements
 from pgcdc_outbox.postgres.hail import Door
-from pgcdc_outbox.postgres.refusal import explain
-from pgcdc_outbox.postgres.sqlstate import first_line, map_error
+from pgcdc_outbox.postgres.opening import connect, door, has_ended, is_local
+from pgcdc_outbox.postgres.statements import Connection, Params, Row
+from pgcdc_outbox.postgres.to_its_end import to_its_end
 
-Params = Mapping[str, Any] | Sequence[Any] | None
-Row = tuple[Any, ...]
-Connection = psycopg.AsyncConnection[Row]
 T = TypeVar("T")
 
 # How long a statement may go on after its task was cancelled.
@@ -38,15 +32,7 @@ _WATCHED = (
     "set_config('tcp_keepalives_count', '3', false), "
     "set_config('tcp_user_timeout', '10000', false)"
 )
-
-# A half-open connection would otherwise hang a read for hours.
-KEEPALIVE = {
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
+_WATCH_SECONDS = 10.0
 
 
 class Session:
@@ -87,7 +73,7 @@ class Session:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection, as far as that can be told without asking the server."""
-        return self._connection is not None and not _has_ended(self._connection)
+        return self._connection is not None and not has_ended(self._connection)
 
     @property
     def lost(self) -> bool:
@@ -95,7 +81,7 @@ class Session:
         if self._connection is None or self._lock.locked():
             return False
 
-        return _has_ended(self._connection)
+        return has_ended(self._connection)
 
     async def rows(
         self,
@@ -107,7 +93,9 @@ class Session:
     ) -> list[Row]:
         """Run one statement; its rows, if it has any. Raises `OutboxError`."""
         return await self._take(
-            lambda connection: _rows(connection, statement, params, doing), doing, within
+            lambda connection: statements.rows(connection, statement, params, doing=doing),
+            doing,
+            within,
         )
 
     async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
@@ -131,7 +119,9 @@ class Session:
         the same transaction.
         """
         return await self._take(
-            lambda connection: _by_index(connection, statement, params, locking, doing),
+            lambda connection: statements.rows_by_index(
+                connection, statement, params, locking=locking, doing=doing
+            ),
             doing,
             within,
         )
@@ -139,7 +129,9 @@ class Session:
     async def in_snapshot(self, snapshot: str, statement: str, *, doing: str) -> Row:
         """Run a statement that gives one row, and sees what an exported snapshot sees."""
         return await self._take(
-            lambda connection: _in_snapshot(connection, snapshot, statement, doing),
+            lambda connection: statements.row_in_snapshot(
+                connection, snapshot, statement, doing=doing
+            ),
             doing,
             STATEMENT_SECONDS,
         )
@@ -168,52 +160,14 @@ class Session:
 
     async def _in_time(self, step: Callable[[], Awaitable[T]], doing: str, within: float) -> T:
         with anyio.move_on_after(within):
-            return await self._to_its_end(step)
+            # A statement cancelled half way leaves nobody knowing whether it was done.
+            return await to_its_end(step, grace=_GRACE_SECONDS, give_up=self._give_up)
 
         raise SourceUnavailable(
             f"{doing}: the server gave no answer within {within:.0f} s",
             hint="It is tried again. Look for what blocks it in pg_stat_activity, "
             "or for a network that was cut.",
         )
-
-    async def _to_its_end(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Take a step on the connection; when cancelled, let it end if it soon does.
-
-        A statement cancelled half way leaves nobody knowing whether it was done.
-        """
-        finished = anyio.Event()
-        scope = anyio.CancelScope(shield=True)
-        result: list[T] = []
-        failure: list[Exception] = []
-
-        async def take() -> None:
-            with scope:
-                try:
-                    result.append(await step())
-                except Exception as error:
-                    failure.append(error)
-
-            finished.set()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(take)
-            try:
-                await finished.wait()
-            except BaseException:
-                with anyio.move_on_after(_GRACE_SECONDS, shield=True):
-                    await finished.wait()
-
-                if not finished.is_set():
-                    await self._cancel()
-                    self._drop()
-                    scope.cancel()
-
-                raise
-
-        if failure:
-            raise failure[0]
-
-        return result[0]
 
     async def _connected(self, doing: str) -> Connection:
         if self._connection is not None and not self._connection.closed:
@@ -229,19 +183,24 @@ class Session:
             connection.prepare_threshold = None
 
         self._connection = connection
-        info = connection.info
-        self.door = Door(
-            host=info.host if _is_local(info.host) else info.hostaddr or info.host,
-            port=info.port,
-            user=info.user,
-            database=info.dbname,
-            tls=bool(connection.pgconn.ssl_in_use),
-        )
+        self.door = door(connection)
         # What is set behind a pooler stays with strangers.
-        if self._prepares and not _is_local(info.host):
-            await self._in_time(lambda: _rows(connection, _WATCHED, None, doing), doing, 10.0)
+        if self._prepares and not is_local(connection):
+            await self._watch(connection, doing)
 
         return connection
+
+    async def _watch(self, connection: Connection, doing: str) -> None:
+        """Have the server notice soon when we are gone."""
+        await self._in_time(
+            lambda: statements.rows(connection, _WATCHED, None, doing=doing),
+            doing,
+            _WATCH_SECONDS,
+        )
+
+    async def _give_up(self) -> None:
+        await self._cancel()
+        self._drop()
 
     async def _cancel(self) -> None:
         """Ask the server to give up the statement: it would not notice that we are gone."""
@@ -254,92 +213,3 @@ class Session:
         if self._connection is not None:
             # Not close(): that may wait for a server that does not answer.
             self._connection.pgconn.finish()
-
-
-async def _rows(connection: Connection, statement: str, params: Params, doing: str) -> list[Row]:
-    try:
-        cursor = await connection.execute(statement.encode(), params or {}, binary=True)
-        return await cursor.fetchall() if cursor.description else []
-    except psycopg.Error as error:
-        raise map_error(error, doing=doing) from error
-
-
-async def _by_index(
-    connection: Connection, statement: str, params: Params, locking: str, doing: str
-) -> list[Row]:
-    try:
-        # For this transaction alone: the session may be lent to others.
-        async with connection.transaction():
-            await connection.execute(
-                "select set_config(name, 'off', true) from unnest("
-                "array['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) as name"
-            )
-            await connection.execute(locking.encode())
-            return await _rows(connection, statement, params, doing)
-    except psycopg.Error as error:
-        raise map_error(error, doing=doing) from error
-
-
-async def _in_snapshot(connection: Connection, snapshot: str, statement: str, doing: str) -> Row:
-    try:
-        async with connection.transaction():
-            await connection.execute("set transaction isolation level repeatable read")
-            await connection.execute(
-                sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot))
-            )
-            cursor = await connection.execute(statement.encode())
-            (row,) = await cursor.fetchall()
-            return row
-    except psycopg.Error as error:
-        raise map_error(error, doing=doing) from error
-
-
-def _is_local(host: str) -> bool:
-    """Whether it is the folder of a Unix socket, in the file system or in the abstract."""
-    return host.startswith(("/", "@"))
-
-
-def _has_ended(connection: Connection) -> bool:
-    pgconn = connection.pgconn
-    if connection.closed:
-        return True
-
-    poll = select.poll()
-    poll.register(pgconn.socket, select.POLLIN)
-    if not poll.poll(0):
-        return False
-
-    try:
-        # A server says little to an idle session, and mostly that it ends it.
-        pgconn.consume_input()
-        pgconn.is_busy()
-    except psycopg.Error:
-        return True
-
-    return connection.closed
-
-
-async def connect(
-    conninfo: str, *, name: str, doing: str, options: str = "", **more: Any
-) -> Connection:
-    """Open a connection in autocommit mode. Raises `OutboxError`, without the password."""
-    given = parse(conninfo)
-    # Whatever the database has: the driver gives bytes for text in SQL_ASCII.
-    merged: dict[str, Any] = {
-        **KEEPALIVE,
-        **given,
-        "client_encoding": "UTF8",
-        **more,
-        "application_name": name,
-    }
-    if options:
-        merged["options"] = " ".join(filter(None, (str(given.get("options", "")), options)))
-
-    conninfo = make_conninfo(**merged)
-    try:
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
-        text = f"{doing}: {first_line(str(error))}"
-        raise await to_thread.run_sync(
-            explain, error, text, conninfo, abandon_on_cancel=True
-        ) from error

@@ -5,38 +5,24 @@ ends with the program that started it.
 """
 
 import atexit
-import logging
-import secrets
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Final, Self
 
-import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
-
 from pgcdc_outbox.testing import databases
 from pgcdc_outbox.testing.account import Account
+from pgcdc_outbox.testing.address import Address
 from pgcdc_outbox.testing.binaries import Binaries
 from pgcdc_outbox.testing.cluster import Cluster
 from pgcdc_outbox.testing.errors import ServerUnavailable
 from pgcdc_outbox.testing.places import private_folder
-from pgcdc_outbox.testing.postmaster import Mode, Postmaster
+from pgcdc_outbox.testing.postmaster import Mode
+from pgcdc_outbox.testing.runner import Runner
 
 __all__ = ["PostgresServer", "ServerUnavailable"]
-
-logger = logging.getLogger(__name__)
-
-SUPERUSER: Final = "postgres"
-USUAL_PORT: Final = 5432
-
-# Recovery after a crash counts as starting, and a busy machine can be slow at it.
-START_TIMEOUT: Final = 60.0
 
 SETTINGS: Final[Mapping[str, str]] = {
     "cluster_name": "pgcdc-outbox",
@@ -53,8 +39,6 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 # Safe against the death of any process, not against the death of the machine.
 NOT_DURABLE: Final[Mapping[str, str]] = {"fsync": "off", "full_page_writes": "off"}
-
-HARDER: Final[Mapping[Mode, Mode]] = {"smart": "fast", "fast": "immediate"}
 
 
 class PostgresServer:
@@ -79,18 +63,20 @@ class PostgresServer:
         self._binaries = binaries.within_reach(self._account)
         self._folder = private_folder(self._account, prefix="pgcdc-")
         self._cluster = Cluster.locate(data or self._folder / "data", self._account)
-        self._port = _free_port() if tcp else USUAL_PORT
-        self._password = secrets.token_urlsafe() if tcp else None
-        self._settings = {
-            **SETTINGS,
-            **({} if durable else NOT_DURABLE),
-            "listen_addresses": "127.0.0.1" if tcp else "",
-            "port": str(self._port),
-            "unix_socket_directories": f'"{self._folder}"',
-            **settings,
-        }
-        self._postmaster: Postmaster | None = None
-        self._version = 0
+        self._address = Address(self._folder, tcp=tcp)
+        self._runner = Runner(
+            self._cluster,
+            self._address,
+            binaries=self._binaries,
+            account=self._account,
+            settings={
+                **SETTINGS,
+                **({} if durable else NOT_DURABLE),
+                **self._address.settings(),
+                **settings,
+            },
+            config=self._folder / "server.conf",
+        )
 
     @classmethod
     def start(
@@ -155,7 +141,8 @@ class PostgresServer:
         self.close()
 
     def __repr__(self) -> str:
-        state = f"pid={self._postmaster.pid}" if self.running and self._postmaster else "stopped"
+        pid = self._runner.pid
+        state = "stopped" if pid is None else f"pid={pid}"
         return f"<{type(self).__name__} {self.data} {state}>"
 
     # What it is.
@@ -173,31 +160,27 @@ class PostgresServer:
     @property
     def running(self) -> bool:
         """Whether the server's process is there."""
-        return self._postmaster is not None and self._postmaster.running
+        return self._runner.pid is not None
 
     @property
     def pid(self) -> int:
         """The id of the server's process."""
-        if self._postmaster is None or not self._postmaster.running:
+        if (pid := self._runner.pid) is None:
             raise ServerUnavailable("the server is not running")
-        return self._postmaster.pid
+        return pid
 
     @property
     def version(self) -> int:
         """The version as the server counts it, such as ``180006``."""
-        return self._version
+        return self._runner.version
 
     def dsn(self, database: str = "postgres", **params: str | int) -> str:
         """Return the DSN of a database, through the socket."""
-        place: dict[str, str | int] = {"host": str(self._folder), "port": self._port}
-        return make_conninfo("", **(place | {"user": SUPERUSER, "dbname": database} | params))
+        return self._address.dsn(database, **params)
 
     def tcp_dsn(self, database: str = "postgres", **params: str | int) -> str:
         """Return the DSN of a database, through TCP, where a password is asked for."""
-        if self._password is None:
-            raise ServerUnavailable("the server was started without tcp=True")
-        place: dict[str, str | int] = {"host": "127.0.0.1", "password": self._password}
-        return self.dsn(database, **(place | params))
+        return self._address.tcp_dsn(database, **params)
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the end of the log."""
@@ -207,32 +190,11 @@ class PostgresServer:
 
     def resume(self) -> None:
         """Start the process of a server that was stopped or killed."""
-        if self.running:
-            return
-
-        self.kill()  # if it died by itself, there is still its guard to dismiss
-        deadline = time.monotonic() + START_TIMEOUT
-
-        while not self._launch(deadline):
-            # The processes of a killed server keep its memory until they notice.
-            time.sleep(0.05)
-
-        if self._password is not None:
-            self._set_password(self._password)
+        self._runner.resume()
 
     def stop(self, mode: Mode = "fast", *, timeout: float = 30.0) -> None:
         """Shut the server down, the harder way if it does not go in time."""
-        if self._postmaster is None:
-            return
-
-        asked: Mode | None = mode
-
-        while asked is not None and not self._postmaster.end(asked, timeout=timeout):
-            logger.warning("the server did not end within %s s of %r", timeout, asked)
-            asked = HARDER.get(asked)
-
-        self._postmaster.kill()
-        self._postmaster = None
+        self._runner.stop(mode, timeout=timeout)
 
     def restart(self, mode: Mode = "fast", *, timeout: float = 30.0) -> None:
         """Stop the server if it runs, and start it with the same data and settings."""
@@ -241,9 +203,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """End the server without warning, as a crash does."""
-        if self._postmaster is not None:
-            self._postmaster.kill()
-            self._postmaster = None
+        self._runner.kill()
 
     def close(self) -> None:
         """Stop the server for good, and remove what was only temporary."""
@@ -269,8 +229,7 @@ class PostgresServer:
 
     def environment(self) -> dict[str, str]:
         """Return an environment in which PostgreSQL's programs find this server."""
-        place = {"PGHOST": str(self._folder), "PGPORT": str(self._port), "PGUSER": SUPERUSER}
-        return self._binaries.environment() | place | {"PGDATABASE": "postgres"}
+        return self._binaries.environment() | self._address.environment()
 
     def run_program(
         self, name: str, *arguments: str | Path, timeout: float = 60.0
@@ -294,59 +253,8 @@ class PostgresServer:
             timeout=timeout,
         )
 
-    def _launch(self, deadline: float) -> bool:
-        self._cluster.mark_log()
-        arguments = self._cluster.configure(self._settings, self._folder / "server.conf")
-        self._postmaster = Postmaster.launch(
-            [self._binaries.bin / "postgres", *arguments],
-            data=self.data,
-            log=self.log,
-            account=self._account,
-            environment=self._binaries.environment(),
-        )
-
-        while self._postmaster.running:
-            if self._answers():
-                return True
-            if time.monotonic() > deadline:
-                raise self._failure(f"the server was not ready within {START_TIMEOUT:.0f} s")
-            time.sleep(0.02)
-
-        self.kill()
-        if self._cluster.is_still_in_use() and time.monotonic() < deadline:
-            return False
-        raise self._failure("the server did not start")
-
-    def _answers(self) -> bool:
-        try:
-            with psycopg.connect(self.dsn(), connect_timeout=5) as connection:
-                self._version = connection.info.server_version
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def _failure(self, message: str) -> ServerUnavailable:
-        return ServerUnavailable(
-            f"{message}; its log ends with\n\n{self.log_tail()}",
-            hint="The last lines of the log name the setting or the file at fault.",
-        )
-
-    def _set_password(self, password: str) -> None:
-        statement = sql.SQL("alter role {} password {}").format(
-            sql.Identifier(SUPERUSER), sql.Literal(password)
-        )
-        with psycopg.connect(self.dsn()) as connection:
-            connection.execute(statement)
-
 
 @atexit.register
 def _close_forgotten() -> None:
     for server in PostgresServer.still_open():
         server.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,8 +6,9 @@ from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.errors import Fenced, OutboxError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Row, Session
+from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
+from pgcdc_outbox.postgres.statements import Row
 
 
 class PostgresRegister:

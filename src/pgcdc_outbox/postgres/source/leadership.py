@@ -17,8 +17,9 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import STATEMENT_SECONDS, Params, Row, Session
+from pgcdc_outbox.postgres.session import STATEMENT_SECONDS, Session
 from pgcdc_outbox.postgres.source.lock import Lock
+from pgcdc_outbox.postgres.statements import Params, Row
 
 Before = Literal["none", "released", "ours", "crashed"]
 """There was none; in good order; this process lost it; its process died, or was cut off."""
@@ -26,7 +27,7 @@ Before = Literal["none", "released", "ours", "crashed"]
 Mode = Literal["logical", "polling"]
 
 # Migrations that this version of the library was written for.
-SCHEMA_NUMBER = 2
+SCHEMA_NUMBER = 3
 
 
 class System(Struct, frozen=True):

@@ -24,7 +24,7 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import StandbyStatusUpdate, commands, from_unix
-from pgcdc_outbox.postgres.session import connect
+from pgcdc_outbox.postgres.opening import connect
 from pgcdc_outbox.postgres.sqlstate import map_error, map_result
 
 # Text that comes from the server must not depend on how its roles are set up.
