@@ -13,6 +13,7 @@ from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
@@ -55,6 +56,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -93,6 +97,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -129,6 +134,7 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy

@@ -77,7 +77,7 @@ class Batcher:
             self._close()
             return
 
-        if self._open.jobs and self._open.size + _size(job) > self._max_bytes:
+        if self._open.jobs and self._open.size + job_size(job) > self._max_bytes:
             self._close()
 
         self._put(job, ticket, now)
@@ -153,6 +153,9 @@ class Batcher:
         self._closed_size -= batch.size
         return batch
 
+    def release(self, batch: Batch) -> None:
+        """A batch is done. Here nothing waits for that; see `Lanes`."""
+
     def clear(self) -> int:
         """Forget what was not handed out: the log still holds it. Returns how many jobs."""
         forgotten = self.jobs
@@ -167,7 +170,7 @@ class Batcher:
 
         self._open.jobs.append(job)
         self._open.tickets.append(ticket)
-        self._open.size += _size(job)
+        self._open.size += job_size(job)
 
     def _close(self) -> None:
         if self._open.jobs:
@@ -177,5 +180,6 @@ class Batcher:
             self._open = Batch()
 
 
-def _size(job: Job) -> int:
+def job_size(job: Job) -> int:
+    """How many bytes a job takes in memory, about."""
     return len(job.payload) + _OVERHEAD
