@@ -107,8 +107,9 @@ def _fresh_first(
                 and attempt == _NULL
                 and count == columns
                 and (
-                    (rest := frame[end:]) == _NOTHING_ELSE
-                    or (has_xid and rest[:5] == b"nnnnn" and rest[_AFTER_XID:] == b"n")
+                    frame[end : end + 5] == b"nnnnn" and frame[end + _AFTER_XID :] == b"n"
+                    if has_xid
+                    else frame[end:] == _NOTHING_ELSE
                 )
             ):
                 topic = topics.get(frame[at - size : at])
