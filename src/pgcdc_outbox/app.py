@@ -9,17 +9,20 @@ import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
 from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.effects.desk import Desk
 from pgcdc_outbox.postgres.effects.units import PostgresUnits
@@ -44,8 +47,8 @@ class Consumer:
     """Reads one outbox and hands its jobs to a handler, at least once each.
 
     ``handler`` gets a batch of jobs, and returns None (all done), the ids that
-    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
-    too. Sync handlers run in a thread. Several consumers of different ``name``
+    failed, or a mapping of id to `Done`, `Retry`, `Snooze` or `Dead`; it may
+    raise those too. Sync handlers run in a thread. Several consumers of different ``name``
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
@@ -58,6 +61,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -96,6 +102,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -132,6 +139,7 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
@@ -176,12 +184,13 @@ class Consumer:
         )
         desk = self._desk(writing, register, instance)
         try:
-            promotion = self._promotion(writing)
+            clock = SessionClock(writing)
+            promotion = self._promotion(clock)
             if once:
                 await promotion.all()
 
             chores: list[Chore] = [promotion, *self._upkeep()]
-            orchestrator = self._orchestrator(writing, register, desk, chores)
+            orchestrator = self._orchestrator(writing, clock, register, desk, chores)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
@@ -216,7 +225,12 @@ class Consumer:
         )
 
     def _orchestrator(
-        self, writing: Session, register: PostgresRegister, desk: Desk, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        clock: SessionClock,
+        register: PostgresRegister,
+        desk: Desk,
+        chores: Sequence[Chore],
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
@@ -242,6 +256,7 @@ class Consumer:
             ledger=ledger,
             units=PostgresUnits(desk),
             settlement=settlement,
+            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
         )
@@ -262,9 +277,9 @@ class Consumer:
             ),
         )
 
-    def _promotion(self, session: Session) -> Promotion:
+    def _promotion(self, clock: SessionClock) -> Promotion:
         return Promotion(
-            session,
+            clock,
             consumer=self.name,
             schema=self.schema,
             interval=self._promote_interval,
