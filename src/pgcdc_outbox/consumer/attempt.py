@@ -104,8 +104,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
         await self.settlement.finish_once(unit, failures, epoch=feed.epoch)
         if failures:
             await self._record(failures, feed)
-        if failures:
-            await self._record(failures, feed)
 
     async def _handle(self, jobs: Sequence[Job], unit: Unit | None) -> Sequence[Failure]:
         started = time.perf_counter()
