@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from pgcdc_outbox.outcome import Dead, Done, Retry
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
@@ -26,12 +29,14 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Router",
 ]
 
 _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
@@ -39,6 +44,7 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
 }
 
 

@@ -75,7 +75,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
     async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
         started = time.perf_counter()
         try:
-            errors = read(await self.handler(jobs), jobs)
+            result = await (
+                self.handler.execute(jobs, None)  # type: ignore[arg-type]
+                if self.handler.executes
+                else self.handler(jobs)
+            )
+            errors = read(result, jobs)
         except BaseException as error:
             # SystemExit and its like are failures of a job here: one bad job must
             # not end the consumer. Only our own cancellation goes through.

@@ -31,6 +31,18 @@ class Failed(Exception):
     """Stands for the error of a job whose id the handler returned without saying more."""
 
 
+class Shared(Exception):
+    """Stands for the error of a call that a handler made with several of its jobs at once.
+
+    Nobody knows which of them it was about.
+    """
+
+    def __init__(self, error: BaseException, jobs: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.jobs = jobs
+
+
 def read(result: Any, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
     """Turn what a handler returned into an error for each job that failed.
 
@@ -52,7 +64,7 @@ def read(result: Any, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
         if isinstance(id_, bool) or not isinstance(id_, int) or id_ not in known:
             raise ResultInvalid(f"the handler returned {id_!r}, which is no id of its jobs")
 
-        if not isinstance(outcome, Exception):
+        if not isinstance(outcome, BaseException):
             raise ResultInvalid(f"the handler returned {_kind(outcome)} for job {id_}")
 
     return {id_: outcome for id_, outcome in outcomes if not isinstance(outcome, Done)}
@@ -68,7 +80,9 @@ def judge(
 ) -> list[Failure]:
     """Judge the jobs of one call that failed, each by its own error."""
     return [
-        _failure(job, error, policy.judge(job, error, jitter=jitter), 1, redact)
+        _judged_in_company(job, error.error, error.jobs, policy, jitter, redact)
+        if isinstance(error, Shared)
+        else _failure(job, error, policy.judge(job, error, jitter=jitter), 1, redact)
         for job in jobs
         if (error := errors.get(job.id)) is not None
     ]
@@ -93,21 +107,28 @@ def judge_raised(
 
         return judge(jobs, {jobs[0].id: error}, policy, jitter=jitter, redact=redact)
 
-    failures = []
-    for job in jobs:
-        fate = policy.judge(job, error, jitter=jitter)
-        if isinstance(fate, Dead):
-            fate = Retry(0.0)
-
-        failures.append(_failure(job, error, fate, len(jobs), redact))
-
-    return failures
+    return [_judged_in_company(job, error, len(jobs), policy, jitter, redact) for job in jobs]
 
 
 def goes_alone(job: Job, policy: Policy) -> bool:
     """Whether a job must not share a call: its last failure was shared, or this is its last try."""
     errors = job.errors
     return bool(errors and errors[-1].jobs > 1) or policy.is_last(job)
+
+
+def _judged_in_company(
+    job: Job,
+    error: BaseException,
+    jobs: int,
+    policy: Policy,
+    jitter: Jitter,
+    redact: Redact | None,
+) -> Failure:
+    fate = policy.judge(job, error, jitter=jitter)
+    if isinstance(fate, Dead):
+        fate = Retry(0.0)
+
+    return _failure(job, error, fate, jobs, redact)
 
 
 def _failure(
