@@ -22,13 +22,32 @@ def name_of(function: Any) -> str:
     return str(name).replace("<locals>.", "")
 
 
-def names_around() -> Mapping[str, Any]:
-    """The local names where a route is being registered: the nearest frame that is not ours."""
+def names_around(function: Any) -> Mapping[str, Any]:
+    """The local names that a function could see where it was defined, and is being registered.
+
+    Those of the functions around it, as far as they still run, and of the one
+    that registers it. A closure has them only if the function uses them, and
+    annotations that are text are no use.
+    """
+    inner = _innermost(function)
+    code, around = getattr(inner, "__code__", None), getattr(inner, "__qualname__", "")
+    found: dict[str, Any] = {}
+    registers = True
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+    while frame is not None:
+        is_ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
+        encloses = (
+            code is not None
+            and frame.f_code.co_filename == code.co_filename
+            and around.startswith(f"{frame.f_code.co_qualname}.<locals>.")
+        )
+        if not is_ours and (registers or encloses):
+            registers = False
+            found = {**frame.f_locals, **found}
+
         frame = frame.f_back
 
-    return {} if frame is None else dict(frame.f_locals)
+    return found
 
 
 def resolve(

@@ -97,13 +97,10 @@ class Router:
         Raises `RouteInvalid`, naming the function, for a signature to which
         nothing could be given and for routes that contradict each other.
         """
-        around = names_around()
-
         def register(function: F) -> F:
             self._register(
                 function,
                 pattern,
-                around,
                 Options(
                     batch=batch,
                     retry=retry,
@@ -205,7 +202,6 @@ class Router:
         self,
         function: Callable[..., Any],
         pattern: str,
-        around: Mapping[str, Any],
         options: Options,
     ) -> None:
         name = name_of(function)
@@ -216,7 +212,10 @@ class Router:
             )
 
         signature = read(
-            function, batch=options.batch, transactional=options.transactional, around=around
+            function,
+            batch=options.batch,
+            transactional=options.transactional,
+            around=names_around(function),
         )
         self._add(Route(function, _pattern(name, self.prefix, pattern), signature, options))
 
