@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pgcdc_outbox.app import Consumer
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
-    from pgcdc_outbox.outcome import Dead, Done, Retry
+    from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
     from pgcdc_outbox.routing.context import Context
@@ -30,6 +30,7 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Router",
+    "Snooze",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
     "Router": "routing.router",
+    "Snooze": "outcome",
 }
 
 

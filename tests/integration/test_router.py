@@ -12,7 +12,7 @@ import pytest
 
 from pgcdc_outbox import AsyncClient, Client, Context, Dead, Job, Retry, RetryPolicy, Router
 from pgcdc_outbox.codec import Msgpack
-from pgcdc_outbox.events import BatchSettled, JobDead
+from pgcdc_outbox.events import JobDead
 from tests.harness import QUICK, Outbox, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
@@ -229,36 +229,6 @@ async def test_jobs_of_one_key_keep_their_order_whatever_their_topics(outbox: Ou
 
     assert outbox.rows("select from failed") == []
     assert ended == expected
-
-
-async def test_a_job_takes_correlation_and_cause_along(outbox: Outbox) -> None:
-    """Over two hops, from async and from sync handlers; explicit headers win."""
-    router, seen = Router(), list[Job]()
-
-    @router.on("first")
-    async def first(context: Context) -> None:
-        seen.append(context.job)
-        await context.enqueue({"n": 2}, topic="second", key="k")
-
-    @router.on("second")
-    def second(context: Context) -> None:
-        seen.append(context.job)
-        context.enqueue_sync({"n": 3}, topic="third", headers={"causation-id": "mine"})
-
-    @router.on("third")
-    async def third(job: Job) -> None:
-        seen.append(job)
-
-    outbox.put([{"n": 1}], topic="first", headers={"traceparent": "00-4bf9-01", "other": "x"})
-    async with running(consumer(outbox, router)):
-        await eventually_async(lambda: _is(len(seen) == 3))
-
-    one, two, three = seen
-    assert one.headers == {"traceparent": "00-4bf9-01", "other": "x"}
-    inherited = {"correlation-id": str(one.id), "traceparent": "00-4bf9-01"}
-    assert two.headers == {**inherited, "causation-id": str(one.id)}
-    assert three.headers == {**inherited, "causation-id": "mine"}
-    assert two.key == "k"
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

@@ -6,7 +6,7 @@ from typing import Any
 from pgcdc_outbox.consumer.handler import was_cancelled
 from pgcdc_outbox.consumer.ports import Effects
 from pgcdc_outbox.core.retry import Policy
-from pgcdc_outbox.core.verdict import Shared, read
+from pgcdc_outbox.core.verdict import Raised, read
 from pgcdc_outbox.errors import PayloadInvalid, RouteInvalid
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.outcome import Done
@@ -15,7 +15,7 @@ from pgcdc_outbox.routing.route import CONCURRENCY, Route, failure
 from pgcdc_outbox.routing.scope import Scope
 from pgcdc_outbox.routing.slots import Slots
 
-Errors = dict[int, BaseException]
+Errors = dict[int, Exception]
 """Why jobs failed, by id."""
 
 
@@ -135,7 +135,7 @@ class Flow:
 
                 continue
 
-            errors |= read(result, jobs)
+            errors |= {id_: told(error) for id_, error in read(result, jobs).items()}
             rows = [row for row in rows if row[0].id not in errors]
             if not rows:
                 return
@@ -143,18 +143,23 @@ class Flow:
     def _raised(self, jobs: Sequence[Job], error: BaseException) -> Errors:
         """What an error of a whole call means for each of its jobs."""
         if len(jobs) == 1:
-            return {jobs[0].id: error}
+            return {jobs[0].id: told(error)}
 
         if self.is_once and not isinstance(error, Done):
             # None of them may run again to find out whose error it was.
-            return {job.id: error for job in jobs}
+            return {job.id: told(error) for job in jobs}
 
-        return {job.id: Shared(error, len(jobs)) for job in jobs}
+        return {job.id: Raised(error, len(jobs)) for job in jobs}
 
     async def _part(self, scope: Scope, effects: Effects) -> Scope:
         kinds = {kind for route in self.routes for kind in route.signature.connections}
         connections = {kind: await effects.connection(kind) for kind in kinds}
         return Scope(scope.unit, effects, connections)
+
+
+def told(error: BaseException) -> Exception:
+    """An error, as it may stand in the result of a handler: even `SystemExit` is one job's."""
+    return error if isinstance(error, Exception) else Raised(error)
 
 
 def _check(routes: Sequence[Route]) -> None:

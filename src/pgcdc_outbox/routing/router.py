@@ -97,6 +97,7 @@ class Router:
         Raises `RouteInvalid`, naming the function, for a signature to which
         nothing could be given and for routes that contradict each other.
         """
+
         def register(function: F) -> F:
             self._register(
                 function,
@@ -156,7 +157,7 @@ class Router:
 
     async def execute(
         self, jobs: Sequence[Job], unit: UnitOfWork
-    ) -> Mapping[int, BaseException] | None:
+    ) -> Mapping[int, Exception] | None:
         """Run the handlers of these jobs. Returns what failed, by id."""
         find = self._table.find
         entries: list[tuple[Flow, Job]] = []
@@ -186,7 +187,7 @@ class Router:
         """What is registered: the handlers of each pattern, the most specific first."""
         return sorted(self._table, key=lambda flow: flow.pattern.rank)
 
-    def _refuse(self, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
+    def _refuse(self, jobs: Sequence[Job]) -> Mapping[int, Exception]:
         if self.unknown == "drop":
             for topic, count in Counter(job.topic for job in jobs).items():
                 _LOGGER.warning("%d jobs dropped: no handler for the topic %r", count, topic)

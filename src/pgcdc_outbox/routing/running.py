@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint as yield_to_others
 from pgcdc_outbox.consumer.handler import was_cancelled
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.outcome import Done
-from pgcdc_outbox.routing.flow import Errors, Flow
+from pgcdc_outbox.routing.flow import Errors, Flow, told
 from pgcdc_outbox.routing.route import failure
 from pgcdc_outbox.routing.scope import Scope
 from pgcdc_outbox.routing.slots import Slots
@@ -140,7 +140,7 @@ class Running:
                     raise
 
                 if not isinstance(error, Done):
-                    errors[job.id] = error
+                    errors[job.id] = told(error)
 
             if chain:
                 if chain[0][0] is flow:
@@ -184,7 +184,7 @@ class Running:
             failed = failure(result, flow.name)
         except BaseException as error:
             if not isinstance(error, Done):
-                self.errors[job.id] = error
+                self.errors[job.id] = told(error)
         else:
             if failed is not None:
                 self.errors[job.id] = failed

@@ -1,4 +1,4 @@
-"""A unit of work in memory: it keeps the promises of the port, and a diary of what was asked of it."""
+"""A unit of work in memory: it keeps what the port promises, and a diary of what was asked."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -59,6 +59,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -71,7 +73,9 @@ class Client:
         ``payload`` becomes JSON, except bytes, which stay as they are. ``key``
         says what the job is about, and is kept for the handler. ``run_at``, an aware datetime, or
         ``delay``, a timedelta or seconds by the clock of the server, schedule
-        it for later; at most one of them.
+        it for later; at most one of them. After ``expires_at``, an aware
+        datetime, or ``time_to_live``, counted by the same clock from the moment
+        when it may run, it is not started any more, but a dead letter.
 
         Raises `JobInvalid` before anything is sent, `TransactionMissing` if
         ``tx`` would commit the job on its own, and what the driver raises on
@@ -86,6 +90,8 @@ class Client:
             headers,
             run_at,
             delay,
+            expires_at,
+            time_to_live,
             max_payload_bytes=self._limit,
             encode=self._encode,
         )
@@ -157,6 +163,8 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -172,6 +180,8 @@ class AsyncClient:
             headers,
             run_at,
             delay,
+            expires_at,
+            time_to_live,
             max_payload_bytes=self._limit,
             encode=self._encode,
         )
