@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
@@ -26,6 +29,7 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Router",
     "Snooze",
 ]
 
@@ -33,6 +37,7 @@ _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
@@ -40,6 +45,7 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
     "Snooze": "outcome",
 }
 
