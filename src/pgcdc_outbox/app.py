@@ -11,6 +11,7 @@ from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.lanes import Ordering
@@ -22,6 +23,7 @@ from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
@@ -180,8 +182,13 @@ class Consumer:
             if once:
                 await promotion.all()
 
+            keys = self._keys(writing)
             chores: list[Chore] = [promotion, *self._upkeep()]
-            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
+            if isinstance(keys, Parking):
+                chores.append(keys)
+
+            orchestrator = self._orchestrator(writing, instance, chores, keys)
+            return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
@@ -197,7 +204,11 @@ class Consumer:
             self._stop.ask()
 
     def _orchestrator(
-        self, writing: Session, instance: str, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        instance: str,
+        chores: Sequence[Chore],
+        keys: Parking | Clearing,
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
@@ -212,7 +223,13 @@ class Consumer:
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            ledger=PostgresLedger(
+                writing,
+                consumer=self.name,
+                schema=self.schema,
+                holds_keys=isinstance(keys, Parking),
+            ),
+            parking=keys if isinstance(keys, Parking) else None,
             notice=self._notice,
             redact=self._redact,
         )
@@ -220,8 +237,19 @@ class Consumer:
             writing, consumer=self.name, schema=self.schema, instance=instance
         )
         return Orchestrator(
-            source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
+            source,
+            attempt,
+            register,
+            limits=self._limits,
+            chores=chores,
+            notice=self._notice,
+            keys=keys,
         )
+
+    def _keys(self, session: Session) -> Parking | Clearing:
+        kind = Parking if self._limits.ordering == "strict_key" else Clearing
+        lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
+        return kind(lot, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
         if self._maintenance is None:

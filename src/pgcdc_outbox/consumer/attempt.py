@@ -9,6 +9,7 @@ from msgspec import Struct
 from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Parking
 from pgcdc_outbox.consumer.ports import Feed, Ledger
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.crash import judge_crash
@@ -34,6 +35,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     policy: Policy
     ledger: Ledger
     notice: Notice
+    parking: Parking | None = None
+    """Who looks after keys whose order is strict; None if it is not."""
     redact: Redact | None = None
 
     async def run(self, batch: Batch, feed: Feed) -> None:
@@ -43,10 +46,11 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
             ]
             await self._record(failures, feed)
-        else:
+            await self._settle(batch, failures, feed)
+        elif self.parking is None:
             await self._execute(batch, feed)
-
-        self._settle(batch, feed)
+        else:
+            await self._execute_in_turn(batch, feed, self.parking)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
@@ -57,12 +61,21 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
             )
 
-        self._settle(batch, feed)
+        await self._settle(batch, failures, feed)
 
-    def _settle(self, batch: Batch, feed: Feed) -> None:
+    async def _settle(self, batch: Batch, failures: Sequence[Failure], feed: Feed) -> None:
+        if self.parking is not None:
+            await self.parking.settle(batch.jobs, failures, feed.epoch)
+
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
+
+    async def _execute_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
+        while batch.jobs:
+            admitted, batch = await parking.admit(batch, feed)
+            if admitted.jobs:
+                await self._execute(admitted, feed)
 
     async def _execute(self, batch: Batch, feed: Feed) -> None:
         self.notice(
@@ -71,6 +84,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
         failures = await self._handle(batch.jobs)
         if failures:
             await self._record(failures, feed)
+
+        await self._settle(batch, failures, feed)
 
     async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
         started = time.perf_counter()

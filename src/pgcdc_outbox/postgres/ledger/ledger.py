@@ -6,7 +6,7 @@ import msgspec
 
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
-from pgcdc_outbox.job import JSON_TYPE, Failing
+from pgcdc_outbox.job import JSON_TYPE, Failing, Job
 from pgcdc_outbox.outcome import Dead, Retry
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
@@ -25,8 +25,12 @@ _LONGEST_DELAY = 10 * 366 * 86400.0
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+    def __init__(
+        self, session: Session, *, consumer: str, schema: str, holds_keys: bool = False
+    ) -> None:
+        """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
+        self._holds_keys = holds_keys
         self._consumer = consumer
         self._record = query("record", schema)
         self._current = query("current_epoch", schema)
@@ -41,7 +45,12 @@ class PostgresLedger:
             unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
+                {
+                    "consumer": self._consumer,
+                    "epoch": epoch,
+                    "holds": self._holds_keys,
+                    **_columns(failures, unicode=unicode),
+                },
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -65,6 +74,19 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
+        **job_columns(jobs),
+        "parked": [job.parked for job in jobs],
+        "delays": [_delay(fate) for fate in fates],
+        "reasons": [None if isinstance(fate, Retry) else spell(fate.reason) for fate in fates],
+        "errors": [spell(failure.error) for failure in failures],
+        "texts": [spell(failure.text) for failure in failures],
+        "jobs": [failure.jobs for failure in failures],
+    }
+
+
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
+    """What a table keeps of a job, as arrays."""
+    return {
         "ids": [job.id for job in jobs],
         "attempts": [job.attempt for job in jobs],
         "prior_attempts": [job.prior_attempts for job in jobs],
@@ -76,11 +98,6 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         "content_types": [
             None if job.content_type == JSON_TYPE else job.content_type for job in jobs
         ],
-        "delays": [_delay(fate) for fate in fates],
-        "reasons": [None if isinstance(fate, Retry) else spell(fate.reason) for fate in fates],
-        "errors": [spell(failure.error) for failure in failures],
-        "texts": [spell(failure.text) for failure in failures],
-        "jobs": [failure.jobs for failure in failures],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
 
