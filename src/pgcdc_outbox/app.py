@@ -9,6 +9,7 @@ import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.parking import Clearing, Parking
@@ -21,6 +22,7 @@ from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
@@ -44,8 +46,8 @@ class Consumer:
     """Reads one outbox and hands its jobs to a handler, at least once each.
 
     ``handler`` gets a batch of jobs, and returns None (all done), the ids that
-    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
-    too. Sync handlers run in a thread. Several consumers of different ``name``
+    failed, or a mapping of id to `Done`, `Retry`, `Snooze` or `Dead`; it may
+    raise those too. Sync handlers run in a thread. Several consumers of different ``name``
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
@@ -178,7 +180,8 @@ class Consumer:
         # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
         writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
         try:
-            promotion = self._promotion(writing)
+            clock = SessionClock(writing)
+            promotion = self._promotion(clock)
             if once:
                 await promotion.all()
 
@@ -187,7 +190,7 @@ class Consumer:
             if isinstance(keys, Parking):
                 chores.append(keys)
 
-            orchestrator = self._orchestrator(writing, instance, chores, keys)
+            orchestrator = self._orchestrator(writing, clock, instance, chores, keys)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
@@ -206,6 +209,7 @@ class Consumer:
     def _orchestrator(
         self,
         writing: Session,
+        clock: SessionClock,
         instance: str,
         chores: Sequence[Chore],
         keys: Parking | Clearing,
@@ -230,6 +234,7 @@ class Consumer:
                 holds_keys=isinstance(keys, Parking),
             ),
             parking=keys if isinstance(keys, Parking) else None,
+            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
         )
@@ -264,9 +269,9 @@ class Consumer:
             ),
         )
 
-    def _promotion(self, session: Session) -> Promotion:
+    def _promotion(self, clock: SessionClock) -> Promotion:
         return Promotion(
-            session,
+            clock,
             consumer=self.name,
             schema=self.schema,
             interval=self._promote_interval,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.durably import durably
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.parking import Parking
@@ -24,7 +25,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
 )
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead
+from pgcdc_outbox.outcome import Dead, Snooze
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -34,6 +35,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     handler: Handler
     policy: Policy
     ledger: Ledger
+    expiry: Expiry
     notice: Notice
     parking: Parking | None = None
     """Who looks after keys whose order is strict; None if it is not."""
@@ -48,9 +50,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
             await self._record(failures, feed)
             await self._settle(batch, failures, feed)
         elif self.parking is None:
-            await self._execute(batch, feed)
+            await self._run(batch, feed)
         else:
-            await self._execute_in_turn(batch, feed, self.parking)
+            await self._run_in_turn(batch, feed, self.parking)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
@@ -71,21 +73,34 @@ class Attempt(Struct, frozen=True, kw_only=True):
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _execute_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
+    async def _run_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
         while batch.jobs:
             admitted, batch = await parking.admit(batch, feed)
             if admitted.jobs:
-                await self._execute(admitted, feed)
+                await self._run(admitted, feed)
 
-    async def _execute(self, batch: Batch, feed: Feed) -> None:
-        self.notice(
-            BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
-        )
-        failures = await self._handle(batch.jobs)
+    async def _run(self, batch: Batch, feed: Feed) -> None:
+        late = await self._late(batch, feed)
+        gone = {failure.job.id for failure in late}
+        jobs = [job for job in batch.jobs if job.id not in gone] if late else batch.jobs
+        failures = await self._execute(jobs, feed) if jobs else []
+        await self._settle(batch, [*late, *failures], feed)
+
+    async def _late(self, batch: Batch, feed: Feed) -> list[Failure]:
+        """The jobs that may not be started any more, recorded as dead."""
+        late = await self.expiry.judge(batch.jobs) if batch.expires else []
+        if late:
+            await self._record(late, feed)
+
+        return late
+
+    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> list[Failure]:
+        self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
+        failures = await self._handle(jobs)
         if failures:
             await self._record(failures, feed)
 
-        await self._settle(batch, failures, feed)
+        return failures
 
     async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
         started = time.perf_counter()
@@ -111,7 +126,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
             BatchHandled(
                 consumer=self.consumer,
                 jobs=len(jobs),
-                failed=len(failures),
+                failed=sum(not isinstance(failure.fate, Snooze) for failure in failures),
                 seconds=time.perf_counter() - started,
             )
         )
@@ -125,9 +140,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
             notice=self.notice,
         )
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
+        snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
         self.notice(
             OutcomesRecorded(
-                consumer=self.consumer, retried=len(failures) - len(dead), dead=len(dead)
+                consumer=self.consumer,
+                retried=len(failures) - len(dead) - snoozed,
+                dead=len(dead),
+                snoozed=snoozed,
             )
         )
         for failure in dead:

@@ -155,6 +155,8 @@ class Lanes:
         taken.sort(key=_NUMBER)
         batch.jobs = [each.job for each in taken]
         batch.tickets = [each.ticket for each in taken]
+        batch.expires = any(job.expires_us is not None for job in batch.jobs)
+        batch.expires = any(job.expires_us is not None for job in batch.jobs)
         return batch
 
     def release(self, batch: Batch) -> None:

@@ -45,10 +45,10 @@ with fence as materialized (
         %(ids)s::bigint[], %(attempts)s::integer[], %(times)s::integer[], %(positions)s::bigint[],
         %(prior_attempts)s::integer[], %(created_us)s::bigint[], %(topics)s::text[],
         %(payloads)s::bytea[], %(keys)s::text[], %(headers)s::text[], %(content_types)s::text[],
-        %(histories)s::text[], %(holders)s::bigint[], %(untils)s::bigint[]
+        %(expires_us)s::bigint[], %(histories)s::text[], %(holders)s::bigint[], %(untils)s::bigint[]
     ) with ordinality as t (
         id, attempt, times, position, prior_attempts, created_us, topic, payload, key, headers,
-        content_type, history, holder, until, n
+        content_type, expires_us, history, holder, until, n
     )
     order by id, n
 ), waiting as materialized (
@@ -56,26 +56,27 @@ with fence as materialized (
            given.prior_attempts,
            timestamptz 'epoch' + given.created_us * interval '1 microsecond' as created_at,
            given.topic, given.payload, given.headers::jsonb as headers, given.content_type,
+           timestamptz 'epoch' + given.expires_us * interval '1 microsecond' as expires_at,
            given.history::jsonb as errors, given.n
     from given
     cross join fence
 ), back as (
     insert into :"schema".parked (
         consumer, key, position, id, attempt, times, prior_attempts, created_at,
-        topic, payload, headers, content_type, errors
+        topic, payload, headers, content_type, errors, expires_at
     )
     select consumer, key, position, id, attempt, times, prior_attempts, created_at,
-           topic, payload, headers, content_type, errors
+           topic, payload, headers, content_type, errors, expires_at
     from waiting
     where position > 0
     on conflict do nothing
 ), behind as (
     insert into :"schema".parked (
         consumer, key, id, attempt, times, prior_attempts, created_at,
-        topic, payload, headers, content_type, errors
+        topic, payload, headers, content_type, errors, expires_at
     )
     select consumer, key, id, attempt, times, prior_attempts, created_at,
-           topic, payload, headers, content_type, errors
+           topic, payload, headers, content_type, errors, expires_at
     from waiting
     where position = 0
     order by n
@@ -149,9 +150,9 @@ with fence as materialized (
         xid = excluded.xid
 ), put as (
     insert into :"schema".immediate (
-        id, attempt, topic, payload, key, headers, content_type, consumer, history
+        id, attempt, topic, payload, key, headers, content_type, consumer, expires_at, history
     )
-    select id, attempt, topic, payload, key, headers, content_type, consumer,
+    select id, attempt, topic, payload, key, headers, content_type, consumer, expires_at,
            jsonb_build_object(
                'created_us', (extract(epoch from created_at) * 1000000)::bigint,
                'prior_attempts', prior_attempts,
