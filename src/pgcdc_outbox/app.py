@@ -14,6 +14,7 @@ from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
@@ -24,6 +25,8 @@ from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
 from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
+from pgcdc_outbox.postgres.effects.desk import Desk
+from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
@@ -177,8 +180,11 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        writing = Session(self._conninfo, name=instance, prepares=self._prepares)
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
+        desk = self._desk(writing, register, instance)
         try:
             clock = SessionClock(writing)
             promotion = self._promotion(clock)
@@ -190,12 +196,13 @@ class Consumer:
             if isinstance(keys, Parking):
                 chores.append(keys)
 
-            orchestrator = self._orchestrator(writing, clock, instance, chores, keys)
+            orchestrator = self._orchestrator(writing, clock, register, desk, chores, keys)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
             with anyio.CancelScope(shield=True):
+                await desk.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -206,11 +213,30 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
+    @property
+    def _prepares(self) -> bool:
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        return self._reading.mode != "polling"
+
+    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
+        return Desk(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            prepares=self._prepares,
+            beside=writing,
+            register=register,
+            notice=self._notice,
+            holds_keys=self._is_strict,
+        )
+
     def _orchestrator(
         self,
         writing: Session,
         clock: SessionClock,
-        instance: str,
+        register: PostgresRegister,
+        desk: Desk,
         chores: Sequence[Chore],
         keys: Parking | Clearing,
     ) -> Orchestrator:
@@ -218,28 +244,32 @@ class Consumer:
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
-            instance=instance,
+            instance=desk.instance,
             reading=self._reading,
             beside=writing,
             notice=self._notice,
+        )
+        ledger = PostgresLedger(
+            writing, consumer=self.name, schema=self.schema, holds_keys=self._is_strict
+        )
+        settlement = Settlement(
+            consumer=self.name,
+            policy=self._policy,
+            ledger=ledger,
+            notice=self._notice,
+            redact=self._redact,
         )
         attempt = Attempt(
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(
-                writing,
-                consumer=self.name,
-                schema=self.schema,
-                holds_keys=isinstance(keys, Parking),
-            ),
+            ledger=ledger,
+            units=PostgresUnits(desk),
+            settlement=settlement,
             parking=keys if isinstance(keys, Parking) else None,
             expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
-        )
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
         )
         return Orchestrator(
             source,
@@ -251,8 +281,12 @@ class Consumer:
             keys=keys,
         )
 
+    @property
+    def _is_strict(self) -> bool:
+        return self._limits.ordering == "strict_key"
+
     def _keys(self, session: Session) -> Parking | Clearing:
-        kind = Parking if self._limits.ordering == "strict_key" else Clearing
+        kind = Parking if self._is_strict else Clearing
         lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
         return kind(lot, consumer=self.name, notice=self._notice)
 

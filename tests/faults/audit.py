@@ -8,8 +8,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from itertools import pairwise
-from itertools import islice
+from itertools import islice, pairwise
 
 from pgcdc_outbox.core.lanes import Ordering
 from tests.faults.positions import moved_back, passed_unsettled
