@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
@@ -18,11 +19,20 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.parameters import (
+    Audit,
+    Seconds,
+    audit_level,
+    interval,
+    limits,
+    named,
+    reading,
+)
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
+from pgcdc_outbox.postgres.ledger.trail import PostgresTrail
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
@@ -76,6 +86,9 @@ class Consumer:
     - ``failover``: whether standbys keep a copy of the slot (PostgreSQL 17);
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
+    - ``audit``: of which executions a row is kept in the table ``attempt``: of none, of
+      "failures" (written together with the failure), or of all (a job is then settled
+      when its row is durable);
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -108,6 +121,7 @@ class Consumer:
         takeover_grace: Seconds = 5.0,
         failover: bool = False,
         maintenance: Maintenance | bool = True,
+        audit: Audit = "failures",
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -148,6 +162,7 @@ class Consumer:
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
+        self._audit = audit_level(audit)
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -167,18 +182,19 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        writing, trail = self._session(instance), self._session(instance)
         try:
             promotion = self._promotion(writing)
             if once:
                 await promotion.all()
 
             chores: list[Chore] = [promotion, *self._upkeep()]
-            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
+            orchestrator = self._orchestrator(writing, trail, instance, chores)
+            return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
+            trail.close()
             with anyio.CancelScope(shield=True):
                 await self._handler.close()
 
@@ -190,8 +206,12 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
+    def _session(self, instance: str) -> Session:
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        return Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+
     def _orchestrator(
-        self, writing: Session, instance: str, chores: Sequence[Chore]
+        self, writing: Session, trail: Session, instance: str, chores: Sequence[Chore]
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
@@ -206,9 +226,13 @@ class Consumer:
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            ledger=PostgresLedger(
+                writing, consumer=self.name, schema=self.schema, instance=instance
+            ),
             notice=self._notice,
             redact=self._redact,
+            audits_failures=self._audit != "none",
+            auditing=self._auditing(trail, instance) if self._audit == "all" else None,
         )
         register = PostgresRegister(
             writing, consumer=self.name, schema=self.schema, instance=instance
@@ -216,6 +240,10 @@ class Consumer:
         return Orchestrator(
             source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
         )
+
+    def _auditing(self, session: Session, instance: str) -> Auditing:
+        trail = PostgresTrail(session, consumer=self.name, schema=self.schema, instance=instance)
+        return Auditing(trail, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
         if self._maintenance is None:

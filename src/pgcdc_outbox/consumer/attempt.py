@@ -5,12 +5,15 @@ import time
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Feed, Ledger
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.call import Call, Execution
 from pgcdc_outbox.core.crash import judge_crash
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
@@ -35,6 +38,10 @@ class Attempt(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     notice: Notice
     redact: Redact | None = None
+    audits_failures: bool = False
+    """Whether calls that failed are kept together with the failure."""
+    auditing: Auditing | None = None
+    """Keeps the calls that succeeded; None if nobody wants them."""
 
     async def run(self, batch: Batch, feed: Feed) -> None:
         """Execute a batch. Raises only when its outcome could not be made durable."""
@@ -42,16 +49,15 @@ class Attempt(Struct, frozen=True, kw_only=True):
             failures = [
                 Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
             ]
-            await self._record(failures, feed)
+            await self._record(self._audited(failures, Call(time.perf_counter(), 0.0)), feed)
+            self._settle(batch, feed)
         else:
             await self._execute(batch, feed)
-
-        self._settle(batch, feed)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
         failures = [judge_crash(job, self.policy, jitter=random.uniform) for job in batch.jobs]
-        await self._record(failures, feed)
+        await self._record(self._audited(failures, Call(time.perf_counter(), 0.0)), feed)
         for job in batch.jobs:
             self.notice(
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
@@ -68,12 +74,28 @@ class Attempt(Struct, frozen=True, kw_only=True):
         self.notice(
             BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
         )
-        failures = await self._handle(batch.jobs)
+        call, failures = await self._handle(batch.jobs)
         if failures:
-            await self._record(failures, feed)
+            await self._record(self._audited(failures, call), feed)
 
-    async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
-        started = time.perf_counter()
+        if self.auditing is None or len(failures) == len(batch.jobs):
+            self._settle(batch, feed)
+        else:
+            await self.auditing.add(
+                _succeeded(batch.jobs, failures, call),
+                size=batch.size,
+                settle=lambda: self._settle(batch, feed),
+            )
+
+    def _audited(self, failures: list[Failure], call: Call) -> list[Failure]:
+        """The failures, together with their call if that is to be kept."""
+        if not self.audits_failures:
+            return failures
+
+        return [replace(failure, call=call) for failure in failures]
+
+    async def _handle(self, jobs: Sequence[Job]) -> tuple[Call, list[Failure]]:
+        began = time.perf_counter()
         try:
             errors = read(await self.handler(jobs), jobs)
         except BaseException as error:
@@ -92,15 +114,16 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 else []
             )
 
+        call = Call(began, time.perf_counter() - began)
         self.notice(
             BatchHandled(
                 consumer=self.consumer,
                 jobs=len(jobs),
                 failed=len(failures),
-                seconds=time.perf_counter() - started,
+                seconds=call.seconds,
             )
         )
-        return failures
+        return call, failures
 
     async def _record(self, failures: list[Failure], feed: Feed) -> None:
         await durably(
@@ -124,3 +147,11 @@ class Attempt(Struct, frozen=True, kw_only=True):
                     reason=str(failure.fate),
                 )
             )
+
+
+def _succeeded(jobs: Sequence[Job], failures: Sequence[Failure], call: Call) -> Execution:
+    if not failures:
+        return Execution(jobs, call, len(jobs))
+
+    failed = {failure.job.id for failure in failures}
+    return Execution([job for job in jobs if job.id not in failed], call, len(jobs))

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.call import Execution
 from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.events import Event
@@ -158,6 +159,18 @@ class Register(Protocol):
 
     async def calm(self, *, epoch: int) -> None:
         """Count crashes from nothing: there was progress."""
+        ...
+
+
+class Trail(Protocol):
+    """Where executions are kept that succeeded."""
+
+    async def write(self, executions: Sequence[Execution]) -> None:
+        """Write all of them, durably.
+
+        If it is not known whether they were written, they may be written twice.
+        Raises `LedgerUnavailable` when trying again may help.
+        """
         ...
 
 

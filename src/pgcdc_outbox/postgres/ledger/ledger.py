@@ -1,5 +1,6 @@
 """Where failures become durable: one statement for each batch."""
 
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -11,6 +12,9 @@ from pgcdc_outbox.outcome import Dead, Retry
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
+
+IN_DOUBT = "in_doubt"
+"""Why a job is dead that may have been done, and must not be done twice."""
 
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
@@ -25,9 +29,10 @@ _LONGEST_DELAY = 10 * 366 * 86400.0
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+    def __init__(self, session: Session, *, consumer: str, schema: str, instance: str) -> None:
         self._session = session
         self._consumer = consumer
+        self._instance = instance
         self._record = query("record", schema)
         self._current = query("current_epoch", schema)
 
@@ -41,7 +46,13 @@ class PostgresLedger:
             unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
+                {
+                    "consumer": self._consumer,
+                    "epoch": epoch,
+                    "instance": self._instance,
+                    **_columns(failures, unicode=unicode),
+                    **_calls(failures),
+                },
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -83,6 +94,25 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         "jobs": [failure.jobs for failure in failures],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
+
+
+def _calls(failures: Sequence[Failure]) -> dict[str, list[object]]:
+    """What is to be kept about the calls, for the audit: null for those that are not."""
+    now = time.perf_counter()
+    calls = [failure.call for failure in failures]
+    return {
+        "outcomes": [_outcome(failure.fate) for failure in failures],
+        # How long ago, because the clock that counts is the server's.
+        "ages": [None if call is None else now - call.began for call in calls],
+        "seconds": [None if call is None else call.seconds for call in calls],
+    }
+
+
+def _outcome(fate: Retry | Dead) -> str:
+    if isinstance(fate, Dead) and fate.reason == IN_DOUBT:
+        return IN_DOUBT
+
+    return type(fate).__name__.lower()
 
 
 def ascii_only(text: str) -> str:

@@ -1,7 +1,7 @@
 -- name: record
 -- All failures of one batch: due again, or dead. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
--- Whoever was noted as running is not any more.
+-- Whoever was noted as running is not any more; the note knows best who ran it, and when.
 with fence as materialized (
     select name
     from :"schema".consumer
@@ -14,17 +14,19 @@ with fence as materialized (
         %(created_us)s::bigint[], %(topics)s::text[], %(payloads)s::bytea[], %(keys)s::text[],
         %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
         %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
-        %(histories)s::text[]
+        %(histories)s::text[], %(outcomes)s::text[], %(ages)s::double precision[],
+        %(seconds)s::double precision[]
     ) as t (
         id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
-        delay, reason, error, text, jobs, history
+        delay, reason, error, text, jobs, history, outcome, age, seconds
     )
     order by id, attempt desc
 ), fresh as materialized (
     select fence.name as consumer, given.id, given.attempt, given.prior_attempts,
            timestamptz 'epoch' + given.created_us * interval '1 microsecond' as created_at,
            given.topic, given.payload, given.key, given.headers::jsonb as headers,
-           given.content_type, given.delay, given.reason,
+           given.content_type, given.delay, given.reason, given.error, given.text, given.jobs,
+           given.outcome, given.age, given.seconds,
            given.history::jsonb || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
                'attempt', given.attempt,
                'at', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
@@ -78,6 +80,17 @@ with fence as materialized (
     delete from :"schema".failed as f
     using fresh
     where fresh.delay is null and f.consumer = fresh.consumer and f.id = fresh.id
+), audited as (
+    insert into :"schema".attempt (
+        consumer, id, attempt, topic, key, outcome, started_at, seconds, instance, jobs, error, text
+    )
+    select f.consumer, f.id, f.attempt, f.topic, f.key, f.outcome,
+           coalesce(s.started_at, clock_timestamp() - f.age * interval '1 second'), f.seconds,
+           coalesce(s.instance, %(instance)s), f.jobs, f.error, f.text
+    from fresh as f
+    left join :"schema".started as s
+        on s.consumer = f.consumer and s.id = f.id and s.attempt = f.attempt
+    where f.seconds is not null
 ), ended as (
     delete from :"schema".started as s
     using fence, given
@@ -100,3 +113,12 @@ with fence as materialized (
     on conflict do nothing
 )
 select count(*) from fence;
+
+-- name: copy_attempts
+copy :"schema".attempt (
+    id, attempt, topic, key, started_at, seconds, jobs, consumer, outcome, instance
+) from stdin (format binary);
+
+-- name: clock_us
+-- What time it is here: microseconds since 1970.
+select (extract(epoch from clock_timestamp()) * 1000000)::bigint;
