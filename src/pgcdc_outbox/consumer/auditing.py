@@ -35,6 +35,11 @@ class Auditing:
         self._wrote = anyio.Event()
         self._ended = False
 
+    def begin(self) -> None:
+        """A hold begins. What an earlier one left unwritten comes again."""
+        self._waiting, self._jobs, self._bytes, self._ended = [], 0, 0, False
+        self._news = anyio.Event()
+
     async def add(self, execution: Execution, *, size: int, settle: Settle) -> None:
         """Have an execution written, and settled then. Waits while too much is unwritten.
 
@@ -49,8 +54,6 @@ class Auditing:
 
     async def run(self) -> None:
         """Write what comes, until cancelled. Raises what cannot be mended by trying again."""
-        # What an earlier hold left unwritten comes again.
-        self._waiting, self._jobs, self._bytes, self._ended = [], 0, 0, False
         try:
             while True:
                 await self._news.wait()

@@ -101,6 +101,7 @@ class Hold:
                 reading.start_soon(self._guard, self._keep_doing(chore))
 
             if self._auditing is not None:
+                self._auditing.begin()
                 reading.start_soon(self._guard, self._auditing.run)
 
             reading.start_soon(self._bound_the_drain)
