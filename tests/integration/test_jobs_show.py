@@ -113,8 +113,8 @@ async def test_parked_names_the_job_it_waits_for(outbox: Outbox) -> None:
     first, second = outbox.put([1, 2], key="k", delay=LONG)
     outbox.rows(
         "with gone as (delete from scheduled where id = %s returning *) "
-        "insert into parked (consumer, key, id, attempt, times, created_at, topic, payload, errors) "
-        "select 'default', key, id, 1, 1, created_at, topic, payload, '[]' from gone",
+        "insert into parked (consumer, key, id, attempt, times, created_at, topic, payload, errors)"
+        " select 'default', key, id, 1, 1, created_at, topic, payload, '[]' from gone",
         [second],
     )
     outbox.rows("insert into held_key (consumer, key, id) values ('default', 'k', %s)", [first])
@@ -179,10 +179,11 @@ async def test_each_consumer_has_its_own_story(outbox: Outbox) -> None:
 @pytest.mark.logical_only
 async def test_partitions_are_looked_through_back_to_the_first_row(outbox: Outbox) -> None:
     outbox.rows(
-        "insert into immediate (payload, created_at) values ('1', clock_timestamp() - interval '3 days')"
+        "insert into immediate (payload, created_at) "
+        "values ('1', clock_timestamp() - interval '3 days')"
     )
     Maintenance(outbox.dsn).once()
-    (id_,) = [row[0] for row in outbox.rows("select id from immediate")]
+    id_ = outbox.value("select id from immediate")
     (new,) = outbox.put([1])
     assert [row.partition[:10] for row in show(outbox, id_).rows] == ["immediate_"]
     assert only_partition(show(outbox, id_)) < only_partition(show(outbox, new))
