@@ -10,6 +10,7 @@ import pytest
 from pgcdc_outbox import Dead, Job, Retry
 from pgcdc_outbox.errors import OutboxError, SettingsError
 from pgcdc_outbox.events import BatchSettled, ChoreFailed, Event, Stopping
+from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
@@ -222,3 +223,11 @@ async def test_many_batches_are_written_together(outbox: Outbox) -> None:
     assert sorted(row[0] for row in outbox.rows(ROWS)) == sorted(ids)
     writes = outbox.value("select count(distinct xmin::text) from attempt")
     assert writes < 100
+
+
+async def test_in_a_schema_of_any_name(database: str) -> None:
+    outbox = Outbox(database, schema='out "box%')
+    migrate(database, schema=outbox.schema)
+    ids = outbox.put([1, 2])
+    await once(outbox, Recorder(), audit="all")
+    assert [row[0] for row in outbox.rows(ROWS)] == ids

@@ -16,6 +16,7 @@ def listed(outbox: Outbox, **options: Any) -> list[tuple[int, str]]:
     return [(each.id, each.state) for each in Jobs(outbox.dsn).list(**options).jobs]
 
 
+@pytest.mark.both_modes
 async def test_every_state_and_every_filter(outbox: Outbox) -> None:
     fates = {"fails": Retry(after=LONG, error="busy"), "dies": Dead("no use")}
     recorder = Recorder(lambda jobs: {j.id: fates[j.topic] for j in jobs if j.topic in fates})
