@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pgcdc_outbox.app import Consumer
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
-    from pgcdc_outbox.outcome import Dead, Done, Retry
+    from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.jobs.jobs import Jobs
     from pgcdc_outbox.postgres.jobs.replaying import Replay
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
@@ -30,6 +30,7 @@ __all__ = [
     "Replay",
     "Retry",
     "RetryPolicy",
+    "Snooze",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "Replay": "postgres.jobs.replaying",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Snooze": "outcome",
 }
 
 

@@ -10,10 +10,13 @@ import anyio
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.consumer import Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
@@ -28,7 +31,10 @@ from pgcdc_outbox.parameters import (
     named,
     reading,
 )
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
+from pgcdc_outbox.postgres.effects.desk import Desk
+from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
@@ -51,8 +57,8 @@ class Consumer:
     """Reads one outbox and hands its jobs to a handler, at least once each.
 
     ``handler`` gets a batch of jobs, and returns None (all done), the ids that
-    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
-    too. Sync handlers run in a thread. Several consumers of different ``name``
+    failed, or a mapping of id to `Done`, `Retry`, `Snooze` or `Dead`; it may
+    raise those too. Sync handlers run in a thread. Several consumers of different ``name``
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
@@ -65,6 +71,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -106,6 +115,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -143,6 +153,7 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
@@ -183,19 +194,26 @@ class Consumer:
         self._stop = Stop()
         instance = _instance(self.name)
         writing, trail = self._session(instance), self._session(instance)
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
+        desk = self._desk(writing, register, instance)
         try:
-            promotion = self._promotion(writing)
+            clock = SessionClock(writing)
+            promotion = self._promotion(clock)
             if once:
                 await promotion.all()
 
             chores: list[Chore] = [promotion, *self._upkeep()]
-            orchestrator = self._orchestrator(writing, trail, instance, chores)
+            auditing = self._auditing(trail, clock, instance)
+            orchestrator = self._orchestrator(writing, clock, register, desk, auditing, chores)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
             trail.close()
             with anyio.CancelScope(shield=True):
+                await desk.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -206,43 +224,78 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
-    def _session(self, instance: str) -> Session:
+    @property
+    def _prepares(self) -> bool:
         # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        return Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        return self._reading.mode != "polling"
+
+    def _session(self, instance: str) -> Session:
+        return Session(self._conninfo, name=instance, prepares=self._prepares)
+
+    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
+        return Desk(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            prepares=self._prepares,
+            beside=writing,
+            register=register,
+            notice=self._notice,
+        )
 
     def _orchestrator(
-        self, writing: Session, trail: Session, instance: str, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        clock: SessionClock,
+        register: PostgresRegister,
+        desk: Desk,
+        auditing: Auditing | None,
+        chores: Sequence[Chore],
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
-            instance=instance,
+            instance=desk.instance,
             reading=self._reading,
             beside=writing,
             notice=self._notice,
+        )
+        ledger = PostgresLedger(
+            writing, consumer=self.name, schema=self.schema, instance=desk.instance
+        )
+        settlement = Settlement(
+            consumer=self.name,
+            policy=self._policy,
+            ledger=ledger,
+            notice=self._notice,
+            redact=self._redact,
         )
         attempt = Attempt(
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(
-                writing, consumer=self.name, schema=self.schema, instance=instance
-            ),
+            ledger=ledger,
+            units=PostgresUnits(desk),
+            settlement=settlement,
+            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
             audits_failures=self._audit != "none",
-            auditing=self._auditing(trail, instance) if self._audit == "all" else None,
-        )
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
+            auditing=auditing,
         )
         return Orchestrator(
             source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
         )
 
-    def _auditing(self, session: Session, instance: str) -> Auditing:
-        trail = PostgresTrail(session, consumer=self.name, schema=self.schema, instance=instance)
+    def _auditing(self, session: Session, clock: SessionClock, instance: str) -> Auditing | None:
+        if self._audit != "all":
+            return None
+
+        trail = PostgresTrail(
+            session, clock=clock, consumer=self.name, schema=self.schema, instance=instance
+        )
         return Auditing(trail, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
@@ -258,9 +311,9 @@ class Consumer:
             ),
         )
 
-    def _promotion(self, session: Session) -> Promotion:
+    def _promotion(self, clock: SessionClock) -> Promotion:
         return Promotion(
-            session,
+            clock,
             consumer=self.name,
             schema=self.schema,
             interval=self._promote_interval,

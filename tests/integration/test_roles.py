@@ -50,14 +50,15 @@ def execute(conninfo, name, parameters):
 CLOCK = {"offset_us": 946_684_800_000_000, "ends": b"\0\0\0\1c\0\0\0\4done\0\0\0\1i"}
 
 JOB = {"topic": "t", "payload": b"1", "key": None, "headers": None, "content_type": None}
-MANY = {"id": [901], **{name: [value] for name, value in JOB.items()}}
+MANY = {"id": [901], "expires_at_text": [None], **{name: [value] for name, value in JOB.items()}}
 
 
 def test_a_producer_can_enqueue_in_every_way(acting):
     producer = acting("pgcdc_outbox_producer")
     execute(producer, "enqueue_immediate", JOB)
-    execute(producer, "enqueue_at", {**JOB, "run_at_text": "2030-01-01Z"})
-    execute(producer, "enqueue_after", {**JOB, "delay": 5})
+    expiry = {"expires_at_text": None, "time_to_live": 5}
+    execute(producer, "enqueue_expiring", {**JOB, **expiry})
+    execute(producer, "enqueue_later", {**JOB, **expiry, "run_at_text": None, "delay": 5})
     execute(producer, "take_ids", {"sequence": '"out ""box%".job_id', "count": 3})
     execute(producer, "enqueue_many_immediate", MANY)
     execute(producer, "enqueue_many_scheduled", {**MANY, "due_at_text": ["2030-01-01Z"]})
@@ -114,6 +115,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
     span = {**me, "since": "1:1:", "target": "1:1:", "xid": "0", "id": 0}
     execute(consumer, "count_unsettled", {**span, "limit": 1})
+    execute(consumer, "stay_in_partitions", {})
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})
@@ -142,7 +144,12 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "calm", me)
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
     execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
-    execute(consumer, "clock_us", {})
+    done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
+    execute(
+        consumer,
+        "record_attempts",
+        {**me, **done, "age": 0.1, "seconds": 0.1, "jobs": 1, "instance": "i"},
+    )
     with psycopg.connect(consumer) as connection, connection.cursor() as cursor:
         with cursor.copy(query("copy_attempts", SCHEMA).replace("%%", "%").encode()) as rows:
             rows.write(encoded([Execution([Job(1, "t", b"1")], Call(0.0, 0.1), 1)], **CLOCK))

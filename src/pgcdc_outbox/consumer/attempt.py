@@ -2,19 +2,24 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.durably import durably
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.consumer.ports import Feed, Ledger
+from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.call import Call, Execution
-from pgcdc_outbox.core.crash import judge_crash
+from pgcdc_outbox.core.crash import Started, judge_crash
+from pgcdc_outbox.core.once import judge_once, judge_unfinished
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
 from pgcdc_outbox.events import (
@@ -26,7 +31,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
 )
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead
+from pgcdc_outbox.outcome import Dead, Snooze
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -36,6 +41,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
     handler: Handler
     policy: Policy
     ledger: Ledger
+    units: Units
+    settlement: Settlement
+    expiry: Expiry
     notice: Notice
     redact: Redact | None = None
     audits_failures: bool = False
@@ -45,19 +53,26 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     async def run(self, batch: Batch, feed: Feed) -> None:
         """Execute a batch. Raises only when its outcome could not be made durable."""
+        unwritten: Execution | None = None
         if batch.dead:
             failures = [
                 Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
             ]
-            await self._record(self._audited(failures, Call(time.perf_counter(), 0.0)), feed)
+            await self._record(self._audited(failures, _no_call()), feed)
+        elif jobs := await self._in_time(batch, feed):
+            unwritten = await self._execute(jobs, feed)
+
+        if unwritten is None or self.auditing is None:
             self._settle(batch, feed)
-        else:
-            await self._execute(batch, feed)
+            return
+
+        settle = partial(self._settle, batch, feed)
+        await self.auditing.add(unwritten, size=batch.size, settle=settle)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
         failures = [judge_crash(job, self.policy, jitter=random.uniform) for job in batch.jobs]
-        await self._record(self._audited(failures, Call(time.perf_counter(), 0.0)), feed)
+        await self._record(self._audited(failures, _no_call()), feed)
         for job in batch.jobs:
             self.notice(
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
@@ -65,48 +80,101 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
         self._settle(batch, feed)
 
+    async def doubt(self, batch: Batch, notes: Mapping[int, Started], feed: Feed) -> None:
+        """Put jobs aside that were to run once and began to; nothing is executed."""
+        failures = [judge_unfinished(job, notes[job.id]) for job in batch.jobs]
+        await self._record(self._audited(failures, _no_call()), feed)
+        self._settle(batch, feed)
+
     def _settle(self, batch: Batch, feed: Feed) -> None:
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _execute(self, batch: Batch, feed: Feed) -> None:
-        self.notice(
-            BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
-        )
-        call, failures = await self._handle(batch.jobs)
+    async def _in_time(self, batch: Batch, feed: Feed) -> Sequence[Job]:
+        """The jobs that may still be started; the others are recorded as dead."""
+        if not batch.expires or not (late := await self.expiry.judge(batch.jobs)):
+            return batch.jobs
+
+        await self._record(late, feed)
+        gone = {failure.job.id for failure in late}
+        return [job for job in batch.jobs if job.id not in gone]
+
+    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> Execution | None:
+        """Call the handler and record; what succeeded, if it is still to be audited."""
+        self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
+        if self.handler.executes:
+            return await self._execute_in_unit(jobs, feed)
+
+        call, failures = await self._handle(jobs, None)
         if failures:
-            await self._record(self._audited(failures, call), feed)
+            await self._record(failures, feed)
 
-        if self.auditing is None or len(failures) == len(batch.jobs):
-            self._settle(batch, feed)
-        else:
-            await self.auditing.add(
-                _succeeded(batch.jobs, failures, call),
-                size=batch.size,
-                settle=lambda: self._settle(batch, feed),
+        return self._unwritten(jobs, call, failures)
+
+    async def _execute_in_unit(self, jobs: Sequence[Job], feed: Feed) -> Execution | None:
+        async with self.units.open(epoch=feed.epoch) as unit:
+            call, failures = await self._handle(jobs, unit)
+            executed = self._unwritten(jobs, call, ())
+            failures, recorded = await self.settlement.commit(
+                unit, failures, executed=executed, epoch=feed.epoch
             )
+            if recorded:
+                self._tell(failures)
+                return self._unwritten(jobs, call, failures, {**unit.jobs, **unit.once})
 
-    def _audited(self, failures: list[Failure], call: Call) -> list[Failure]:
+        failures = self._audited(failures, call)
+        await self.settlement.finish_once(unit, failures, executed=executed, epoch=feed.epoch)
+        if failures:
+            await self._record(failures, feed)
+
+        return self._unwritten(jobs, call, failures, unit.once)
+
+    def _unwritten(
+        self,
+        jobs: Sequence[Job],
+        call: Call,
+        failures: Sequence[Failure],
+        written: Container[int] = (),
+    ) -> Execution | None:
+        """What succeeded, without what was written already; None for nothing."""
+        if self.auditing is None:
+            return None
+
+        rest = jobs
+        if failures or written:
+            failed = {failure.job.id for failure in failures}
+            rest = [job for job in jobs if job.id not in failed and job.id not in written]
+
+        return Execution(rest, call, len(jobs)) if rest else None
+
+    def _audited(self, failures: Sequence[Failure], call: Call) -> Sequence[Failure]:
         """The failures, together with their call if that is to be kept."""
         if not self.audits_failures:
             return failures
 
         return [replace(failure, call=call) for failure in failures]
 
-    async def _handle(self, jobs: Sequence[Job]) -> tuple[Call, list[Failure]]:
+    async def _handle(
+        self, jobs: Sequence[Job], unit: Unit | None
+    ) -> tuple[Call, Sequence[Failure]]:
         began = time.perf_counter()
+        errors: Mapping[int, BaseException]
+        failures: Sequence[Failure]
         try:
-            errors = read(await self.handler(jobs), jobs)
+            errors = read(await self._call(jobs, unit), jobs)
         except BaseException as error:
             # SystemExit and its like are failures of a job here: one bad job must
             # not end the consumer. Only our own cancellation goes through.
             if was_cancelled(error):
                 raise
 
+            errors = dict.fromkeys((job.id for job in jobs), error)
             failures = judge_raised(
                 jobs, error, self.policy, jitter=random.uniform, redact=self.redact
             )
+            if unit is not None and failures:
+                await unit.undo()
         else:
             failures = (
                 judge(jobs, errors, self.policy, jitter=random.uniform, redact=self.redact)
@@ -115,27 +183,44 @@ class Attempt(Struct, frozen=True, kw_only=True):
             )
 
         call = Call(began, time.perf_counter() - began)
+        if unit is not None and unit.once:
+            failures = judge_once(failures, unit.once, errors)
+
         self.notice(
             BatchHandled(
                 consumer=self.consumer,
                 jobs=len(jobs),
-                failed=len(failures),
+                failed=sum(not isinstance(failure.fate, Snooze) for failure in failures),
                 seconds=call.seconds,
             )
         )
-        return call, failures
+        return call, self._audited(failures, call)
 
-    async def _record(self, failures: list[Failure], feed: Feed) -> None:
+    async def _call(self, jobs: Sequence[Job], unit: Unit | None) -> Any:
+        return await (self.handler(jobs) if unit is None else self.handler.execute(jobs, unit))
+
+    async def _record(self, failures: Sequence[Failure], feed: Feed) -> None:
         await durably(
             lambda: self.ledger.record(failures, epoch=feed.epoch),
             doing="record outcomes",
             consumer=self.consumer,
             notice=self.notice,
         )
+        self._tell(failures)
+
+    def _tell(self, failures: Sequence[Failure]) -> None:
+        """Tell observers of failures that are recorded."""
+        if not failures:
+            return
+
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
+        snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
         self.notice(
             OutcomesRecorded(
-                consumer=self.consumer, retried=len(failures) - len(dead), dead=len(dead)
+                consumer=self.consumer,
+                retried=len(failures) - len(dead) - snoozed,
+                dead=len(dead),
+                snoozed=snoozed,
             )
         )
         for failure in dead:
@@ -149,9 +234,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
             )
 
 
-def _succeeded(jobs: Sequence[Job], failures: Sequence[Failure], call: Call) -> Execution:
-    if not failures:
-        return Execution(jobs, call, len(jobs))
-
-    failed = {failure.job.id for failure in failures}
-    return Execution([job for job in jobs if job.id not in failed], call, len(jobs))
+def _no_call() -> Call:
+    """Stands for the call of what was not called, or not by this process."""
+    return Call(time.perf_counter(), 0.0)

@@ -23,3 +23,7 @@ class Execution(Struct, frozen=True):
     call: Call
     shared: int
     """How many jobs shared the call, those that failed included."""
+
+    def only(self, jobs: Sequence[Job]) -> "Execution":
+        """The same call, for these jobs."""
+        return Execution(jobs, self.call, self.shared)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from pgcdc_outbox.consumer.ports import ServerClock
 from pgcdc_outbox.core.call import Execution
 from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.postgres.queries import query
@@ -26,9 +27,6 @@ _CALL: Final = struct.Struct("!iqidii").pack
 # Between 1970, which we count from, and 2000, which the server counts from.
 _SERVER_EPOCH_US: Final = 946_684_800_000_000
 
-# How long our clock is believed to go as the server's does.
-_CLOCK_SECONDS: Final = 60.0
-
 
 class PostgresTrail:
     """Writes to ``attempt``, on a session of its own.
@@ -37,13 +35,19 @@ class PostgresTrail:
     consumer by now.
     """
 
-    def __init__(self, session: Session, *, consumer: str, schema: str, instance: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        clock: ServerClock,
+        consumer: str,
+        schema: str,
+        instance: str,
+    ) -> None:
         self._session = session
+        self._clock = clock
         self._copy = query("copy_attempts", schema)
-        self._clock = query("clock_us", schema)
         self._ends = b"".join(_text(text) for text in (consumer, "done", instance))
-        self._offset_us = 0
-        self._set_at = float("-inf")
 
     async def write(self, executions: Sequence[Execution]) -> None:
         """Write all of them, durably, or none.
@@ -52,20 +56,11 @@ class PostgresTrail:
         it will not.
         """
         try:
-            await self._set_clock()
-            rows = encoded(executions, offset_us=self._offset_us, ends=self._ends)
+            offset_us = await self._clock.now_us() - _microseconds(time.perf_counter())
+            rows = encoded(executions, offset_us=offset_us, ends=self._ends)
             await self._session.copy(self._copy, rows, doing=_DOING)
         except OutboxError as error:
             raise ledger_error(error) from error
-
-    async def _set_clock(self) -> None:
-        """Learn what time it is for the server, whose clock decides the partition."""
-        if time.monotonic() - self._set_at < _CLOCK_SECONDS:
-            return
-
-        (now_us,) = await self._session.row(self._clock, doing=_DOING)
-        self._offset_us = now_us - _microseconds(time.perf_counter())
-        self._set_at = time.monotonic()
 
 
 def encoded(executions: Sequence[Execution], *, offset_us: int, ends: bytes) -> bytes:
