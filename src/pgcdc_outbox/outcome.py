@@ -36,7 +36,8 @@ class Retry(Outcome):
             raise ValueError(f"after: must be from 0 to {_LONGEST:g} seconds, got {after!r}")
 
         super().__init__(error)
-        self.after = seconds
+        # A float also if it was an int: delays of several jobs are recorded as one list.
+        self.after = None if seconds is None else float(seconds)
         self.error = error
 
     def __repr__(self) -> str:
