@@ -92,7 +92,7 @@ async def test_in_transactions_that_are_awaited(outbox: Outbox) -> None:
 
 
 def test_a_tx_that_enqueue_would_refuse_is_refused(outbox: Outbox) -> None:
-    with pytest.raises(JobInvalid, match="tx: a builtins.object is given"):
+    with pytest.raises(JobInvalid, match=r"tx: a builtins\.object is given"):
         outbox.jobs(tx=object())
 
     with (
@@ -125,10 +125,10 @@ async def test_a_schema_with_any_name(database: str) -> None:
 def test_the_right_number_of_them(outbox: Outbox) -> None:
     outbox.client.enqueue_many([NewJob(payload={"n": number}, topic="t") for number in range(2)])
     assert [job.json()["n"] for job in outbox.assert_enqueued(topic="t", count=2)] == [0, 1]
-    with pytest.raises(AssertionError, match=r"(?s)2 jobs were enqueued with topic='t', expected 1:"):
+    with pytest.raises(AssertionError, match=r"2 jobs were enqueued with topic='t', expected 1"):
         outbox.assert_enqueued(topic="t", count=1)
 
-    with pytest.raises(AssertionError, match=r"1 job was enqueued with payload=\{'n': 1\}, expected"):
+    with pytest.raises(AssertionError, match=r"1 job was enqueued with payload=\{'n': 1\}, exp"):
         outbox.assert_not_enqueued(payload={"n": 1})
 
     outbox.assert_enqueued(topic="u", count=0)

@@ -83,8 +83,8 @@ def test_everything_that_has_a_time_is_moved(outbox: Outbox) -> None:
             insert into failed (consumer, id, due_at, attempt, created_at, topic, payload, errors,
                                 expires_at)
             values ('c', 9, '2100-01-02Z', 1, now(), 't', '1', '[]', '2100-01-02Z');
-            insert into parked (consumer, key, id, attempt, times, created_at, topic, payload, errors,
-                                expires_at)
+            insert into parked (consumer, key, id, attempt, times, created_at, topic, payload,
+                                errors, expires_at)
             values ('c', 'k', 10, 1, 1, now(), 't', '1', '[]', '2100-01-02Z');
             insert into dedup values ('t', 'k', 1, '2100-01-02Z');
             insert into recurring (name, cron, payload, next_at, last_at)

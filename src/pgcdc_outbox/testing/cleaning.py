@@ -8,8 +8,8 @@ from psycopg import Connection, errors, sql
 from pgcdc_outbox.postgres.connection import run
 from pgcdc_outbox.testing.errors import NotClean
 
-# An ended consumer is gone from the server a moment later.
 _PATIENCE_SECONDS: Final = 5.0
+"""A consumer or connection that has ended is gone from the server a moment later."""
 
 
 def clean(connection: Connection[Any], schema: str) -> None:
@@ -24,7 +24,8 @@ def clean(connection: Connection[Any], schema: str) -> None:
     sequence = sql.Identifier(schema, "job_id")
     try:
         with connection.transaction():
-            connection.execute("set local lock_timeout = '5s'")
+            patience = sql.Literal(f"{_PATIENCE_SECONDS * 1000:.0f}ms")
+            connection.execute(sql.SQL("set local lock_timeout = {}").format(patience))
             truncate = f"truncate {', '.join(tables)} restart identity"
             connection.execute(truncate.replace("%", "%%").encode(), {})
             connection.execute(sql.SQL("alter sequence {} restart").format(sequence))

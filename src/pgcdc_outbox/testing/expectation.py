@@ -23,6 +23,7 @@ class Expectation(Struct, frozen=True, kw_only=True):
 
     def found(self, jobs: Sequence[EnqueuedJob], count: int | None) -> list[EnqueuedJob]:
         """The jobs that fit. Raises `AssertionError` for none, or for another number of them."""
+        __tracebackhide__ = True  # pytest then ends its traceback in the test
         fitting = self._fitting(jobs)
         if len(fitting) == count or (count is None and fitting):
             return fitting
@@ -37,6 +38,7 @@ class Expectation(Struct, frozen=True, kw_only=True):
 
     def not_found(self, jobs: Sequence[EnqueuedJob]) -> None:
         """Raise `AssertionError` if a job fits."""
+        __tracebackhide__ = True
         if fitting := self._fitting(jobs):
             raise AssertionError(
                 f"{_jobs(len(fitting))} enqueued with {self}, expected none:\n"

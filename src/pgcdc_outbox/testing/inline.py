@@ -52,6 +52,7 @@ class _Inline:
         count: int | None = None,
     ) -> list[EnqueuedJob]:
         """Fail unless a job was enqueued that has all this, as `Outbox.assert_enqueued`."""
+        __tracebackhide__ = True
         expected = Expectation(topic=topic, payload=payload, key=key, headers=headers)
         return expected.found(self.jobs, count)
 
@@ -64,6 +65,7 @@ class _Inline:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Fail if a job was enqueued that has all this; without arguments, if any was."""
+        __tracebackhide__ = True
         expected = Expectation(topic=topic, payload=payload, key=key, headers=headers)
         expected.not_found(self.jobs)
 

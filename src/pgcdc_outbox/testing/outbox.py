@@ -86,6 +86,7 @@ class Outbox:
         `testing.matching`. With ``count`` it must be so many jobs. ``tx`` is
         that of `jobs`.
         """
+        __tracebackhide__ = True
         expected = Expectation(topic=topic, payload=payload, key=key, headers=headers)
         return expected.found(self.jobs(tx=tx), count)
 
@@ -100,6 +101,7 @@ class Outbox:
         tx: Any = None,
     ) -> list[EnqueuedJob]:
         """The same with a ``tx`` that `AsyncClient.enqueue` takes."""
+        __tracebackhide__ = True
         expected = Expectation(topic=topic, payload=payload, key=key, headers=headers)
         return expected.found(await self.ajobs(tx=tx), count)
 
@@ -113,6 +115,7 @@ class Outbox:
         tx: Any = None,
     ) -> None:
         """Fail if a job was enqueued that has all this; without arguments, if any was."""
+        __tracebackhide__ = True
         expected = Expectation(topic=topic, payload=payload, key=key, headers=headers)
         expected.not_found(self.jobs(tx=tx))
 

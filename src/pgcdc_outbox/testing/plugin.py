@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def outbox_server() -> Iterator[PostgresServer | OutsideServer]:
     """A real PostgreSQL, without Docker: the one that PGCDC_OUTBOX_TEST_DSN names, or our own."""
+    from pgcdc_outbox.errors import SettingsError
     from pgcdc_outbox.testing.errors import ServerUnavailable
     from pgcdc_outbox.testing.outside import VARIABLE, a_server
 
     context = a_server()
     try:
         server = context.__enter__()
-    except ServerUnavailable as error:
+    except (ServerUnavailable, SettingsError) as error:
         pytest.fail(
             f"The fixture `outbox_server` has no PostgreSQL for the tests: {error}\n"
             f"(Or name a server that there is: {VARIABLE}=postgresql://user@host/database)",

@@ -74,6 +74,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
     def assert_done(self) -> None:
         """Fail unless every job is finished in the end; what the handler raised is the cause."""
+        __tracebackhide__ = True
         last = {execution.job.id: execution for execution in self.executions}
         failed = [execution for execution in last.values() if execution.outcome != "done"]
         unexecuted = [dead for dead in self.dead if dead.id not in last]

@@ -85,9 +85,7 @@ class Tap:
         await self._inner.close()
 
 
-async def observed(
-    script: Script, jobs: Sequence[Job], call: Callable[[], Awaitable[Any]]
-) -> Any:
+async def observed(script: Script, jobs: Sequence[Job], call: Callable[[], Awaitable[Any]]) -> Any:
     """Call a handler, unless enough was executed before."""
     if script.finished:
         # A consumer that is asked to stop may take one more batch before it hears of it.
