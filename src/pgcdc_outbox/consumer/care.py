@@ -57,6 +57,11 @@ class Care:
         return self._jobs > 0
 
     @property
+    def calls(self) -> int:
+        """How many calls of the handler have not ended."""
+        return self._attempt.handler.calls
+
+    @property
     def concerned(self) -> bool:
         """Whether there is something to be done when everything from before is settled."""
         return bool(self._crashes or self._unfinished)

@@ -4,13 +4,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import anyio
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.care import Care
-from pgcdc_outbox.consumer.hold import Hold
+from pgcdc_outbox.consumer.hold import Hold, finish
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
@@ -25,6 +26,8 @@ from pgcdc_outbox.events import Connecting, Disconnected, StandingBy, Stopped
 # A hold that lasted so long was a good one: the next failure is a new story.
 _GOOD_HOLD_SECONDS = 5.0
 _STANDBY_SECONDS = (0.3, 0.7)
+
+T = TypeVar("T")
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -126,10 +129,17 @@ class Orchestrator:
 
             intake = self._intake()
             self._held = time.monotonic()
+            # It may have to write, which is tried for as long as the server is in trouble.
+            care = await _or_stop(stop, lambda: self._care(feed, intake))
+            if care is None:
+                await finish(feed)
+                self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
+                return False
+
             hold = Hold(
                 feed,
                 intake,
-                await self._care(feed, intake),
+                care,
                 consumer=self._consumer,
                 concurrency=self._limits.concurrency,
                 chores=self._chores,
@@ -180,9 +190,9 @@ class Orchestrator:
         )
 
 
-async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | None:
+async def _or_stop(stop: Stop, step: Callable[[], Awaitable[T]]) -> T | None:
     """Take a step that may wait long, unless a stop is asked for meanwhile."""
-    result: Feed | None = None
+    result: T | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
 

@@ -24,9 +24,28 @@ class Handler:
         self._limiter: CapacityLimiter | None = None
         self._concurrency = concurrency
         self.threads = 0
+        self.calls = 0
+        """How many calls have not ended, of those that somebody waits for."""
 
     async def __call__(self, jobs: Sequence[Job]) -> Any:
         """Call it. Raises whatever it raises, `BaseException` included."""
+        self.calls += 1
+        try:
+            return await self._result(jobs)
+        finally:
+            self.calls -= 1
+
+    async def close(self) -> None:
+        """Call its ``close`` (or ``aclose``), if it has one."""
+        close = getattr(self._target, "aclose", None) or getattr(self._target, "close", None)
+        if close is None or inspect.isfunction(self._target):
+            return
+
+        result = close()
+        if inspect.isawaitable(result):
+            await result
+
+    async def _result(self, jobs: Sequence[Job]) -> Any:
         if self._is_async:
             return await self._call(jobs)
 
@@ -39,16 +58,6 @@ class Handler:
             return await result
 
         return result
-
-    async def close(self) -> None:
-        """Call its ``close`` (or ``aclose``), if it has one."""
-        close = getattr(self._target, "aclose", None) or getattr(self._target, "close", None)
-        if close is None or inspect.isfunction(self._target):
-            return
-
-        result = close()
-        if inspect.isawaitable(result):
-            await result
 
     async def _in_thread(self, call: Callable[[], Any]) -> tuple[BaseException | None, Any]:
         if self._limiter is None:

@@ -120,9 +120,18 @@ class Batcher:
         self._close()
 
     def limit(self, max_jobs: int) -> None:
-        """Cut batches of so many jobs from here on."""
+        """Cut batches of so many jobs from here on, and those that are held anew."""
         self._close()
         self._max_jobs = max_jobs
+        held, opened_at = self._closed, self._opened_at
+        self._closed = deque()
+        self._closed_jobs = self._closed_size = 0
+        for batch in held:
+            for job, ticket in zip(batch.jobs, batch.tickets, strict=True):
+                if batch.dead:
+                    self.add_dead(job, batch.dead, ticket, opened_at)
+                else:
+                    self.add(job, ticket, opened_at)
 
     def ready(self, now: float, *, idle: bool) -> bool:
         """Whether a worker should be given something now."""
