@@ -1,5 +1,6 @@
 """Running the real consumer until there is nothing left to do, or as far as a test wants."""
 
+import inspect
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -41,7 +42,7 @@ class Drain:
         if script.one_by_one:
             chosen |= {"batch_size": 1, "concurrency": 1}
 
-        rich = hasattr(handler, "execute")
+        rich = not inspect.isclass(handler) and callable(getattr(handler, "execute", None))
         concurrency = chosen.get("concurrency", 1)
         self._tap = (
             RichTap(handler, script) if rich else Tap(handler, script, concurrency=concurrency)
@@ -115,7 +116,7 @@ class Drain:
                 self._executions.append(outcome)
 
     def _consumer(self) -> Consumer:
-        # Its own end must not close the handler: another pass may follow.
+        # The tap has no `close`: after this pass there may be another.
         return Consumer(
             self._store.dsn,
             self._tap,

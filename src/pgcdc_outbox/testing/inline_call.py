@@ -21,7 +21,8 @@ class InlineHandler:
         """Raises `HandlerInvalid` for what `Consumer` would not take either."""
         self._target = target
         self._unit = InlineUnit(line)
-        self._executes = hasattr(target, "execute")
+        execute = getattr(target, "execute", None)
+        self._executes = callable(execute) and not inspect.isclass(target)
         if not self._executes:
             Handler(target, concurrency=1)
 
@@ -60,6 +61,7 @@ class InlineUnit:
     """The unit of work of a call without a database."""
 
     consumer = "inline"
+    schema = "outbox"
     instance = "inline"
 
     def __init__(self, line: Line) -> None:
