@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pgcdc_outbox.app import Consumer
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
-    from pgcdc_outbox.outcome import Dead, Done, Retry
+    from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 
@@ -26,6 +26,7 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Snooze",
 ]
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Snooze": "outcome",
 }
 
 

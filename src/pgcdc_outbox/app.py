@@ -9,16 +9,19 @@ import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
@@ -41,8 +44,8 @@ class Consumer:
     """Reads one outbox and hands its jobs to a handler, at least once each.
 
     ``handler`` gets a batch of jobs, and returns None (all done), the ids that
-    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
-    too. Sync handlers run in a thread. Several consumers of different ``name``
+    failed, or a mapping of id to `Done`, `Retry`, `Snooze` or `Dead`; it may
+    raise those too. Sync handlers run in a thread. Several consumers of different ``name``
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
@@ -55,6 +58,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -93,6 +99,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -129,6 +136,7 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
         self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
@@ -170,12 +178,14 @@ class Consumer:
         # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
         writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
         try:
-            promotion = self._promotion(writing)
+            clock = SessionClock(writing)
+            promotion = self._promotion(clock)
             if once:
                 await promotion.all()
 
             chores: list[Chore] = [promotion, *self._upkeep()]
-            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
+            orchestrator = self._orchestrator(writing, clock, instance, chores)
+            return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
@@ -191,7 +201,7 @@ class Consumer:
             self._stop.ask()
 
     def _orchestrator(
-        self, writing: Session, instance: str, chores: Sequence[Chore]
+        self, writing: Session, clock: SessionClock, instance: str, chores: Sequence[Chore]
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
@@ -207,6 +217,7 @@ class Consumer:
             handler=self._handler,
             policy=self._policy,
             ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
         )
@@ -230,9 +241,9 @@ class Consumer:
             ),
         )
 
-    def _promotion(self, session: Session) -> Promotion:
+    def _promotion(self, clock: SessionClock) -> Promotion:
         return Promotion(
-            session,
+            clock,
             consumer=self.name,
             schema=self.schema,
             interval=self._promote_interval,

@@ -42,7 +42,8 @@ class ResultInvalid(OutboxError, TypeError):
     """A handler returned something that says nothing about its jobs."""
 
     default_hint = (
-        "Return None (all done), the ids that failed, or a mapping of id to Done, Retry or Dead."
+        "Return None (all done), the ids that failed, or a mapping of id to Done, Retry, "
+        "Snooze or Dead."
     )
 
 

@@ -96,10 +96,11 @@ class BatchHandled(Event, frozen=True, kw_only=True):
 
 
 class OutcomesRecorded(Event, frozen=True, kw_only=True):
-    """The failures of a batch are durable."""
+    """What is not done of a batch is durable."""
 
     retried: int
     dead: int
+    snoozed: int = 0
 
 
 class BatchSettled(Event, frozen=True, kw_only=True):

@@ -38,7 +38,8 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_us: int
     """When the job was first enqueued: microseconds since 1970, UTC."""
     prior_attempts: int = 0
-    """Attempts made before a person last retried it; not counted towards the limit."""
+    """Attempts that do not count towards the limit: those made before a person last
+    retried it, and those that ended with `Snooze`."""
     errors: tuple[Failing, ...] = ()
     """The failed attempts, oldest first, bounded."""
 
@@ -66,11 +67,21 @@ class Job(Struct, frozen=True, gc=False):
     """When it was enqueued: microseconds since 1970, UTC."""
     history: History | None = None
     """Earlier attempts; None for a job that was never tried."""
+    expires_us: int | None = None
+    """After this it is not started any more: microseconds since 1970, UTC; None means never."""
 
     @property
     def created_at(self) -> datetime:
         """When the job was enqueued, by the clock of the server; aware, UTC."""
         return _EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """After this it is not started any more, by the clock of the server; aware, UTC."""
+        if self.expires_us is None:
+            return None
+
+        return _EPOCH + timedelta(microseconds=self.expires_us)
 
     @property
     def errors(self) -> tuple[Failing, ...]:
@@ -79,7 +90,11 @@ class Job(Struct, frozen=True, gc=False):
 
     @property
     def prior_attempts(self) -> int:
-        """Attempts made before a person last retried it from the dead letters."""
+        """Attempts that do not count towards the limit.
+
+        Those made before a person last retried it from the dead letters, and
+        those that ended with `Snooze`.
+        """
         return 0 if self.history is None else self.history.prior_attempts
 
     @overload
@@ -113,7 +128,9 @@ class NewJob(Struct, frozen=True, kw_only=True):
     """A job to be enqueued, for `Client.enqueue_many`.
 
     At most one of ``run_at`` (an aware datetime) and ``delay`` (a timedelta, or
-    seconds, counted by the clock of the server) may be given.
+    seconds, counted by the clock of the server) may be given, and at most one of
+    ``expires_at`` (an aware datetime) and ``time_to_live`` (a timedelta, or seconds,
+    counted from the moment when the job may run).
     """
 
     payload: Any
@@ -122,3 +139,5 @@ class NewJob(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] | None = None
     run_at: datetime | None = None
     delay: timedelta | float | None = None
+    expires_at: datetime | None = None
+    time_to_live: timedelta | float | None = None

@@ -7,6 +7,7 @@ import pytest
 
 from pgcdc_outbox import AsyncClient, Client, Dead, Done, NewJob, Retry, RetryPolicy
 from pgcdc_outbox.errors import HandlerInvalid, JobInvalid
+from pgcdc_outbox.outcome import Snooze
 from pgcdc_outbox.testing import AsyncInlineClient, InlineClient
 
 pytestmark = pytest.mark.any_version
@@ -128,6 +129,20 @@ def test_retries_end_with_the_outcome() -> None:
     )
     client.enqueue(1)
     assert [(dead.job.attempt, dead.reason) for dead in client.dead] == [(2, "no")]
+
+
+def test_a_job_that_is_put_off_uses_up_no_attempt() -> None:
+    attempts = []
+
+    def handle(jobs):
+        attempts.append((jobs[0].attempt, jobs[0].prior_attempts, jobs[0].errors))
+        if len(attempts) < 3:
+            raise Snooze(after=60)
+
+    client = InlineClient(handle, retry=RetryPolicy(max_attempts=1))
+    client.enqueue(1)
+    assert attempts == [(1, 0, ()), (2, 1, ()), (3, 2, ())]
+    assert client.dead == []
 
 
 def test_an_async_handler_gets_a_loop_of_its_own() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from pgcdc_outbox.outcome import Snooze
 from pgcdc_outbox.testing import Outbox
 
 HOUR = timedelta(hours=1)
@@ -71,6 +72,30 @@ def test_a_retry_becomes_due(outbox: Outbox) -> None:
     outbox.travel(failed.due_at - outbox.now())
     assert [job.attempt for job in outbox.drain(handle).done] == [2]
     assert outbox.failed() == []
+
+
+def test_a_job_that_is_put_off(outbox: Outbox) -> None:
+    def handle(jobs):
+        if jobs[0].attempt < 3:
+            raise Snooze(after=HOUR)
+
+    outbox.client.enqueue(1)
+    report = outbox.drain(handle, ahead=2 * HOUR)
+    report.assert_done()
+    assert [each.outcome for each in report.executions] == ["snooze", "snooze", "done"]
+    assert len(report.snoozed) == 2
+
+
+@pytest.mark.parametrize("mode", ["polling", "logical"])
+def test_a_job_expires(outbox: Outbox, mode: str) -> None:
+    outbox.client.enqueue("now", time_to_live=60)
+    outbox.client.enqueue("later", delay=60, time_to_live=60)
+    outbox.travel(timedelta(seconds=90))
+    report = outbox.drain(nothing, mode=mode)
+    assert [job.json() for job in report.done] == ["later"]
+    assert [(job.id, job.reason) for job in report.dead] == [(1, "expired")]
+    with pytest.raises(AssertionError, match="job 1, topic 'default': dead, expired"):
+        report.assert_done()
 
 
 def test_everything_that_has_a_time_is_moved(outbox: Outbox) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.durably import durably
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Feed, Ledger
@@ -23,7 +24,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
 )
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead
+from pgcdc_outbox.outcome import Dead, Snooze
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -33,6 +34,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     handler: Handler
     policy: Policy
     ledger: Ledger
+    expiry: Expiry
     notice: Notice
     redact: Redact | None = None
 
@@ -43,8 +45,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
             ]
             await self._record(failures, feed)
-        else:
-            await self._execute(batch, feed)
+        elif jobs := await self._in_time(batch, feed):
+            await self._execute(jobs, feed)
 
         self._settle(batch, feed)
 
@@ -64,11 +66,18 @@ class Attempt(Struct, frozen=True, kw_only=True):
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _execute(self, batch: Batch, feed: Feed) -> None:
-        self.notice(
-            BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
-        )
-        failures = await self._handle(batch.jobs)
+    async def _in_time(self, batch: Batch, feed: Feed) -> Sequence[Job]:
+        """The jobs that may still be started; the others are recorded as dead."""
+        if not batch.expires or not (late := await self.expiry.judge(batch.jobs)):
+            return batch.jobs
+
+        await self._record(late, feed)
+        gone = {failure.job.id for failure in late}
+        return [job for job in batch.jobs if job.id not in gone]
+
+    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> None:
+        self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
+        failures = await self._handle(jobs)
         if failures:
             await self._record(failures, feed)
 
@@ -96,7 +105,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
             BatchHandled(
                 consumer=self.consumer,
                 jobs=len(jobs),
-                failed=len(failures),
+                failed=sum(not isinstance(failure.fate, Snooze) for failure in failures),
                 seconds=time.perf_counter() - started,
             )
         )
@@ -110,9 +119,13 @@ class Attempt(Struct, frozen=True, kw_only=True):
             notice=self.notice,
         )
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
+        snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
         self.notice(
             OutcomesRecorded(
-                consumer=self.consumer, retried=len(failures) - len(dead), dead=len(dead)
+                consumer=self.consumer,
+                retried=len(failures) - len(dead) - snoozed,
+                dead=len(dead),
+                snoozed=snoozed,
             )
         )
         for failure in dead:

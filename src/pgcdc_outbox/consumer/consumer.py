@@ -18,6 +18,7 @@ from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batcher
 from pgcdc_outbox.core.crash import is_suspect
+from pgcdc_outbox.core.lanes import Lanes, Ordering
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
 from pgcdc_outbox.errors import AccessRefused, OutboxError, SlotInUse
@@ -40,6 +41,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     prefetch: int
     prefetch_bytes: int
     drain_timeout: float
+    ordering: Ordering = "none"
 
 
 class Orchestrator:
@@ -176,7 +178,8 @@ class Orchestrator:
 
     def _intake(self) -> Intake:
         limits = self._limits
-        batcher = Batcher(
+        cut = Batcher if limits.ordering == "none" else Lanes
+        batcher = cut(
             max_jobs=limits.batch_size,
             max_bytes=limits.batch_bytes,
             max_age=limits.linger,

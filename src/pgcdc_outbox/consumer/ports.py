@@ -161,6 +161,18 @@ class Register(Protocol):
         ...
 
 
+class ServerClock(Protocol):
+    """The clock that decides when a job expires."""
+
+    async def now_us(self) -> int:
+        """Microseconds since 1970 by the clock of the server, and never behind it.
+
+        Raises `LedgerUnavailable` when the server has to be asked and trying
+        again may help.
+        """
+        ...
+
+
 class Chore(Protocol):
     """Work beside the jobs, done while the consumer is held."""
 

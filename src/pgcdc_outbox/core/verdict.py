@@ -8,7 +8,7 @@ from msgspec import Struct
 from pgcdc_outbox.core.retry import Jitter, Policy
 from pgcdc_outbox.errors import ResultInvalid
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry
+from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry, Snooze
 
 Redact = Callable[[str], str]
 """Takes out of a text what must not be kept."""
@@ -18,10 +18,10 @@ TEXT_LIMIT = 4000
 
 
 class Failure(Struct, frozen=True):
-    """A job that was executed without success, and what is to become of it."""
+    """A job that was executed and is not done, and what is to become of it."""
 
     job: Job
-    fate: Retry | Dead
+    fate: Retry | Dead | Snooze
     error: str
     text: str
     jobs: int = 1
@@ -68,7 +68,7 @@ def judge(
 ) -> list[Failure]:
     """Judge the jobs of one call that failed, each by its own error."""
     return [
-        _failure(job, error, policy.judge(job, error, jitter=jitter), 1, redact)
+        _failure(job, error, _fate(job, error, policy, jitter), 1, redact)
         for job in jobs
         if (error := errors.get(job.id)) is not None
     ]
@@ -104,6 +104,11 @@ def judge_raised(
     return failures
 
 
+def _fate(job: Job, error: BaseException, policy: Policy, jitter: Jitter) -> Retry | Dead | Snooze:
+    # Nothing failed: there is nothing for a policy to judge.
+    return error if isinstance(error, Snooze) else policy.judge(job, error, jitter=jitter)
+
+
 def goes_alone(job: Job, policy: Policy) -> bool:
     """Whether a job must not share a call: its last failure was shared, or this is its last try."""
     errors = job.errors
@@ -111,7 +116,7 @@ def goes_alone(job: Job, policy: Policy) -> bool:
 
 
 def _failure(
-    job: Job, error: BaseException, fate: Retry | Dead, jobs: int, redact: Redact | None
+    job: Job, error: BaseException, fate: Retry | Dead | Snooze, jobs: int, redact: Redact | None
 ) -> Failure:
     if isinstance(fate, Dead):
         fate = Dead(_text(fate, redact))

@@ -8,8 +8,9 @@ from typing import Any, Final
 import anyio
 
 from pgcdc_outbox.app import Consumer
+from pgcdc_outbox.outcome import Snooze
 from pgcdc_outbox.testing.errors import DrainTimeout
-from pgcdc_outbox.testing.report import Execution, FailedJob, Report
+from pgcdc_outbox.testing.report import Execution, FailedJob, Outcome, Report
 from pgcdc_outbox.testing.rich_tap import RichTap
 from pgcdc_outbox.testing.store import Store
 from pgcdc_outbox.testing.tap import Script, Tap
@@ -99,21 +100,13 @@ class Drain:
 
     def _judge(self, first: int) -> None:
         """Look up what became of the calls from this one on."""
-        failed = {(job.id, job.attempt): job for job in self._store.failed(self._name)}
+        dead = {(job.id, job.attempt) for job in self._dead()}
         for call in self._script.calls[first:]:
             for job in call.jobs:
                 error = call.errors.get(job.id)
-                found = failed.get((job.id, job.attempt))
-                if call.interrupted:
-                    outcome = Execution(job, "interrupted", error)
-                elif error is None:
-                    outcome = Execution(job, "done")
-                elif found is not None and found.reason is not None:
-                    outcome = Execution(job, "dead", error)
-                else:
-                    outcome = Execution(job, "retry", error)
-
-                self._executions.append(outcome)
+                died = (job.id, job.attempt) in dead
+                outcome: Outcome = "interrupted" if call.interrupted else _outcome(error, died=died)
+                self._executions.append(Execution(job, outcome, error))
 
     def _consumer(self) -> Consumer:
         # The tap has no `close`: after this pass there may be another.
@@ -127,3 +120,13 @@ class Drain:
 
     def _dead(self) -> Sequence[FailedJob]:
         return [job for job in self._store.failed(self._name) if job.reason is not None]
+
+
+def _outcome(error: BaseException | None, *, died: bool) -> Outcome:
+    if error is None:
+        return "done"
+
+    if died:
+        return "dead"
+
+    return "snooze" if isinstance(error, Snooze) else "retry"

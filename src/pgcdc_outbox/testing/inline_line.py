@@ -14,7 +14,7 @@ from msgspec import Struct
 from pgcdc_outbox.core.retry import Policy
 from pgcdc_outbox.core.verdict import Failure, judge, judge_raised, read
 from pgcdc_outbox.job import JSON_TYPE, Failing, History, Job
-from pgcdc_outbox.outcome import Dead, Done
+from pgcdc_outbox.outcome import Dead, Done, Snooze
 from pgcdc_outbox.postgres.producer.enqueue import Row
 from pgcdc_outbox.testing.enqueued import EnqueuedJob
 
@@ -155,8 +155,9 @@ def _thrown(course: Course, error: Exception) -> Sequence[Job] | None:
 
 
 def _again(failure: Failure) -> Job:
-    """The job as its next attempt gets it."""
+    """The job as its next attempt gets it. One that was put off has not failed."""
     job = failure.job
+    put_off = isinstance(failure.fate, Snooze)
     failing = Failing(
         attempt=job.attempt,
         at=datetime.now(UTC).isoformat(),
@@ -166,8 +167,8 @@ def _again(failure: Failure) -> Job:
     )
     history = History(
         created_us=job.created_us,
-        prior_attempts=job.prior_attempts,
-        errors=(*job.errors, failing),
+        prior_attempts=job.prior_attempts + put_off,
+        errors=job.errors if put_off else (*job.errors, failing),
     )
     return msgspec.structs.replace(job, attempt=job.attempt + 1, history=history)
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from pgcdc_outbox.job import Job
 
-Outcome = Literal["done", "retry", "dead", "interrupted"]
+Outcome = Literal["done", "retry", "snooze", "dead", "interrupted"]
 
 
 class FailedJob(Struct, frozen=True, kw_only=True):
@@ -66,6 +66,11 @@ class Report(Struct, frozen=True, kw_only=True):
     def retried(self) -> list[Job]:
         """The executions that failed and were, or will be, followed by another."""
         return self._of("retry")
+
+    @property
+    def snoozed(self) -> list[Job]:
+        """The executions after which the job was put off."""
+        return self._of("snooze")
 
     @property
     def interrupted(self) -> list[Job]:

@@ -1,13 +1,14 @@
 """Where failures become durable: one statement for each batch."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
 from pgcdc_outbox.job import JSON_TYPE, Failing
-from pgcdc_outbox.outcome import Dead, Retry
+from pgcdc_outbox.outcome import Dead, Retry, Snooze
 from pgcdc_outbox.postgres.queries import query
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
@@ -17,6 +18,9 @@ _HISTORY_LIMIT = 50
 
 # Encodings that take any text: in SQL_ASCII bytes are bytes.
 _UNICODE = ("UTF8", "SQL_ASCII")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 # A date that PostgreSQL can express, whatever a handler asks for: ten years.
 _LONGEST_DELAY = 10 * 366 * 86400.0
@@ -67,7 +71,10 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     return {
         "ids": [job.id for job in jobs],
         "attempts": [job.attempt for job in jobs],
-        "prior_attempts": [job.prior_attempts for job in jobs],
+        "prior_attempts": [
+            job.prior_attempts + isinstance(fate, Snooze)
+            for job, fate in zip(jobs, fates, strict=True)
+        ],
         "created_us": [job.created_us for job in jobs],
         "topics": [job.topic for job in jobs],
         "payloads": [job.payload for job in jobs],
@@ -77,8 +84,14 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
             None if job.content_type == JSON_TYPE else job.content_type for job in jobs
         ],
         "delays": [_delay(fate) for fate in fates],
-        "reasons": [None if isinstance(fate, Retry) else spell(fate.reason) for fate in fates],
-        "errors": [spell(failure.error) for failure in failures],
+        "due_us": [_due_us(fate) for fate in fates],
+        "expires_us": [job.expires_us for job in jobs],
+        "reasons": [spell(fate.reason) if isinstance(fate, Dead) else None for fate in fates],
+        # To be put off is no error.
+        "errors": [
+            None if isinstance(failure.fate, Snooze) else spell(failure.error)
+            for failure in failures
+        ],
         "texts": [spell(failure.text) for failure in failures],
         "jobs": [failure.jobs for failure in failures],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
@@ -90,9 +103,15 @@ def ascii_only(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _delay(fate: Retry | Dead) -> float | None:
+def _delay(fate: Retry | Dead | Snooze) -> float | None:
     """Seconds until the next attempt; None for no further one."""
-    return min(fate.after or 0.0, _LONGEST_DELAY) if isinstance(fate, Retry) else None
+    return None if isinstance(fate, Dead) else min(fate.after or 0.0, _LONGEST_DELAY)
+
+
+def _due_us(fate: Retry | Dead | Snooze) -> int | None:
+    """The moment of the next attempt, if one is given: microseconds since 1970."""
+    until = fate.until if isinstance(fate, Snooze) else None
+    return None if until is None else (until - _EPOCH) // _MICROSECOND
 
 
 def _bounded(errors: Sequence[Failing]) -> Sequence[Failing]:

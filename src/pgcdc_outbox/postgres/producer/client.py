@@ -52,6 +52,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -64,7 +66,9 @@ class Client:
         ``payload`` becomes JSON, except bytes, which stay as they are. ``key``
         says what the job is about, and is kept for the handler. ``run_at``, an aware datetime, or
         ``delay``, a timedelta or seconds by the clock of the server, schedule
-        it for later; at most one of them.
+        it for later; at most one of them. After ``expires_at``, an aware
+        datetime, or ``time_to_live``, counted by the same clock from the moment
+        when it may run, it is not started any more, but a dead letter.
 
         Raises `JobInvalid` before anything is sent, `TransactionMissing` if
         ``tx`` would commit the job on its own, and what the driver raises on
@@ -72,7 +76,17 @@ class Client:
         `PermissionMissing`; the first may leave open whether it was committed,
         and then its message says so.
         """
-        row = check(payload, topic, key, headers, run_at, delay, max_payload_bytes=self._limit)
+        row = check(
+            payload,
+            topic,
+            key,
+            headers,
+            run_at,
+            delay,
+            expires_at,
+            time_to_live,
+            max_payload_bytes=self._limit,
+        )
         return self._handle(tx).insert(row)
 
     def enqueue_many(self, jobs: Sequence[NewJob], *, tx: Any = None) -> list[int]:
@@ -137,6 +151,8 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -145,7 +161,17 @@ class AsyncClient:
         AsyncCursor or AsyncTransaction, an asyncpg Connection, or a SQLAlchemy
         AsyncSession, async_scoped_session or AsyncConnection.
         """
-        row = check(payload, topic, key, headers, run_at, delay, max_payload_bytes=self._limit)
+        row = check(
+            payload,
+            topic,
+            key,
+            headers,
+            run_at,
+            delay,
+            expires_at,
+            time_to_live,
+            max_payload_bytes=self._limit,
+        )
         handle = await self._handle(tx)
         return await handle.insert(row)
 

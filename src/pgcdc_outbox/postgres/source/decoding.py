@@ -108,7 +108,12 @@ class Decoding:
                         raise ProtocolError("an insert out of place", what="Insert", offset=0)
 
                     job = decode_row(frame)
-                    if type(job) is Job and job.attempt == 1 and not self._traces:
+                    if (
+                        type(job) is Job
+                        and job.attempt == 1
+                        and job.expires_us is None
+                        and not self._traces
+                    ):
                         run.append(job)
                         self._run_size += size
                     elif job is not None:

@@ -22,6 +22,7 @@ from pgcdc_outbox.job import JSON_TYPE, History, Job
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.rows import expires_us
 from pgcdc_outbox.postgres.source.span import Row, count_rows, cursor_of, read_page
 
 # Rows between two marks: few, for what is settled behind a mark is repeated after a crash.
@@ -170,8 +171,9 @@ class TableReading:
         run: list[Job] = []
         size = 0
         for row in rows:
-            id_, created, attempt, topic, payload, key, headers, kind, history, _ = row
-            if attempt is None and headers is history is None and id_ not in self._known:
+            id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
+            usual = attempt is None and headers is history is expires is None
+            if usual and id_ not in self._known:
                 run.append(Job(id_, topic, payload, key, {}, kind or JSON_TYPE, 1, _us(created)))
                 size += len(payload)
                 continue
@@ -249,7 +251,7 @@ def _bare(row: Row) -> Job:
 
 
 def _job(row: Row) -> Job:
-    id_, created, attempt, topic, payload, key, headers, kind, history, _ = row
+    id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
     past = None if history is None else _HISTORY.decode(history)
     return Job(
         id=id_,
@@ -261,6 +263,7 @@ def _job(row: Row) -> Job:
         attempt=attempt or 1,
         created_us=_us(created) if past is None else past.created_us,
         history=past,
+        expires_us=None if expires is None else expires_us(expires),
     )
 
 

@@ -30,8 +30,9 @@ where (%(ids)s::bigint[] is null or id = any(%(ids)s))
   and (%(reason)s::text is null or reason = %(reason)s)
 
 -- name: retry_dead
--- Back in line for the consumer it died for, under the same id. Attempts go on
--- counting, but those before count no more towards the limit. The trace stands
+-- Back in line for the consumer it died for, under the same id, and for as long as
+-- it takes: it expires no more. Attempts go on counting, but those before count no
+-- more towards the limit. The trace stands
 -- for the row that left: the log may still bring the one it came from.
 with taken as (
     delete from :"schema".dead_letter

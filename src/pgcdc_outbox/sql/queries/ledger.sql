@@ -1,5 +1,7 @@
 -- name: record
--- All failures of one batch: due again, or dead. Writes nothing for an old
+-- All failures of one batch: due again, or dead. What expires before it is due again
+-- comes back when it expires, to be found dead. Without an error it was put off: it
+-- did not fail. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
 -- Whoever was noted as running is not any more.
 with fence as materialized (
@@ -14,10 +16,10 @@ with fence as materialized (
         %(created_us)s::bigint[], %(topics)s::text[], %(payloads)s::bytea[], %(keys)s::text[],
         %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
         %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
-        %(histories)s::text[]
+        %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[]
     ) as t (
         id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
-        delay, reason, error, text, jobs, history
+        delay, reason, error, text, jobs, history, due_us, expires_us
     )
     order by id, attempt desc
 ), fresh as materialized (
@@ -25,13 +27,18 @@ with fence as materialized (
            timestamptz 'epoch' + given.created_us * interval '1 microsecond' as created_at,
            given.topic, given.payload, given.key, given.headers::jsonb as headers,
            given.content_type, given.delay, given.reason,
-           given.history::jsonb || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-               'attempt', given.attempt,
-               'at', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-               'error', given.error,
-               'text', given.text,
-               'jobs', nullif(given.jobs, 1)
-           ))) as errors
+           timestamptz 'epoch' + given.due_us * interval '1 microsecond' as due_at,
+           timestamptz 'epoch' + given.expires_us * interval '1 microsecond' as expires_at,
+           case
+               when given.error is null then given.history::jsonb
+               else given.history::jsonb || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+                   'attempt', given.attempt,
+                   'at', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+                   'error', given.error,
+                   'text', given.text,
+                   'jobs', nullif(given.jobs, 1)
+               )))
+           end as errors
     from given
     cross join fence
     where not exists (
@@ -47,27 +54,30 @@ with fence as materialized (
 ), retried as (
     insert into :"schema".failed (
         consumer, id, due_at, attempt, prior_attempts, created_at,
-        topic, payload, key, headers, content_type, errors
+        topic, payload, key, headers, content_type, errors, expires_at
     )
-    select consumer, id, clock_timestamp() + delay * interval '1 second', attempt, prior_attempts,
-           created_at, topic, payload, key, headers, content_type, errors
+    select consumer, id,
+           least(coalesce(due_at, clock_timestamp() + delay * interval '1 second'), expires_at),
+           attempt, prior_attempts, created_at, topic, payload, key, headers, content_type,
+           errors, expires_at
     from fresh
-    where delay is not null
+    where reason is null
     on conflict (consumer, id) do update set
         due_at = excluded.due_at,
         attempt = excluded.attempt,
+        prior_attempts = excluded.prior_attempts,
         errors = excluded.errors,
         failed_at = excluded.failed_at,
         xid = excluded.xid
 ), died as (
     insert into :"schema".dead_letter (
         consumer, id, reason, attempt, prior_attempts, created_at,
-        topic, payload, key, headers, content_type, errors
+        topic, payload, key, headers, content_type, errors, expires_at
     )
     select consumer, id, reason, attempt, prior_attempts, created_at,
-           topic, payload, key, headers, content_type, errors
+           topic, payload, key, headers, content_type, errors, expires_at
     from fresh
-    where delay is null
+    where reason is not null
     on conflict (consumer, id) do update set
         reason = excluded.reason,
         attempt = excluded.attempt,
@@ -77,7 +87,7 @@ with fence as materialized (
 ), left_failed as (
     delete from :"schema".failed as f
     using fresh
-    where fresh.delay is null and f.consumer = fresh.consumer and f.id = fresh.id
+    where fresh.reason is not null and f.consumer = fresh.consumer and f.id = fresh.id
 ), ended as (
     delete from :"schema".started as s
     using fence, given
