@@ -179,7 +179,7 @@ def test_a_handler_that_does_not_end_is_not_waited_for(outbox: Outbox) -> None:
         outbox.client.enqueue("again")
 
     outbox.client.enqueue("first")
-    with pytest.raises(DrainTimeout, match=r"not drained within 1 s: \d+ executions.*1 jobs"):
+    with pytest.raises(DrainTimeout, match=r"not drained within 1 s: \d+ executions.*\d+ jobs"):
         outbox.drain(handle, timeout=1)
 
 

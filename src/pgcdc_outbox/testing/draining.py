@@ -19,7 +19,8 @@ from pgcdc_outbox.testing.tap import Script, Tap
 _SETTINGS: Final[dict[str, Any]] = {
     "mode": "polling",
     "linger": 0,
-    "promote_interval": 0.05,
+    # Once for each pass, at its start: what falls due by the real clock waits for `travel`.
+    "promote_interval": 1e6,
     "drain_timeout": 5.0,
     "maintenance": False,
     "observers": (),
@@ -92,6 +93,7 @@ class Drain:
 
     async def _pass(self) -> None:
         """What a process of its own does from its start to its end."""
+        self._store.hold_still()
         consumer = self._consumer()
         self._script.stop = consumer.stop
         first = len(self._script.calls)

@@ -200,12 +200,12 @@ class Outbox:
     def travel(self, by: timedelta) -> None:
         """Let time pass: what waits for a time waits for so much less of it.
 
-        Nothing runs by itself; `drain` then finds what has fallen due.
+        Nothing runs by itself; `drain` then finds what is due.
         """
         self._store.travel(by)
 
     def now(self) -> datetime:
-        """The time in this outbox: that of the server, and what has passed by `travel`."""
+        """The time in this outbox: it stands still, but for `travel`."""
         return self._store.now()
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ class Store:
         self.travelled = timedelta(0)
         """How much time has passed by `travel`."""
         self._connection = connect(dsn, application_name="pgcdc-outbox testing")
+        self._began = self._now()
 
     def close(self) -> None:
         """Close the connection."""
@@ -30,6 +31,7 @@ class Store:
         """Empty the outbox. Raises `NotClean`."""
         cleaning.clean(self._connection, self.schema)
         self.travelled = timedelta(0)
+        self._began = self._now()
 
     def jobs(self) -> list[EnqueuedJob]:
         """Every job that was committed, as it was enqueued."""
@@ -48,14 +50,17 @@ class Store:
         return int(self._rows("testing_pending", consumer=consumer)[0]["jobs"])
 
     def next_due(self, consumer: str) -> timedelta | None:
-        """How long until something falls due; None if nothing will."""
+        """How much time is to be travelled until something is due; None if nothing will be."""
         wait: timedelta | None = self._rows("testing_next_due", consumer=consumer)[0]["wait"]
         return wait
 
     def now(self) -> datetime:
-        """The time by the server's clock, and what has passed by `travel`."""
-        now: datetime = self._rows("testing_now")[0]["now"]
-        return now + self.travelled
+        """When the outbox was cleaned, by the server's clock, and what was travelled since."""
+        return self._began + self.travelled
+
+    def hold_still(self) -> None:
+        """See to it that a consumer that starts now runs nothing because real time passed."""
+        self._rows("testing_hold_still")
 
     def travel(self, by: timedelta) -> None:
         """Let time pass for everything that waits for it."""
@@ -65,6 +70,10 @@ class Store:
         if by:
             self._rows("testing_travel", by=by)
             self.travelled += by
+
+    def _now(self) -> datetime:
+        now: datetime = self._rows("testing_now")[0]["now"]
+        return now
 
     def _rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
         cursor = run(self._connection, name, self.schema, **parameters)

@@ -33,7 +33,8 @@ where consumer = %(consumer)s
 order by id
 
 -- name: testing_pending
--- How many rows a consumer has to look at now: not passed by its position, or due.
+-- How many rows a consumer has to look at now: not passed by its position, or due. A row is
+-- due when all the time that it was to wait was travelled: real time does not count.
 select (
     select count(*)
     from :"schema".immediate as i
@@ -41,22 +42,33 @@ select (
     where (i.consumer is null or i.consumer = %(consumer)s)
       and not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))
 ) + (
-    select count(*) from :"schema".scheduled where due_at <= clock_timestamp()
+    select count(*) from :"schema".scheduled where due_at <= created_at
 ) + (
-    select count(*) from :"schema".failed
-    where consumer = %(consumer)s and due_at <= clock_timestamp()
+    select count(*) from :"schema".failed where consumer = %(consumer)s and due_at <= failed_at
 ) as jobs
 
 -- name: testing_next_due
--- How long until something falls due for a consumer; null if nothing will.
-select min(due_at) - clock_timestamp() as wait
+-- How much time is to be travelled until something is due; null if nothing will be.
+select min(wait) as wait
 from (
-    select due_at from :"schema".scheduled
+    select due_at - created_at as wait from :"schema".scheduled
     union all
-    select due_at from :"schema".failed where consumer = %(consumer)s
+    select due_at - failed_at from :"schema".failed where consumer = %(consumer)s
     union all
-    select next_at from :"schema".recurring where not paused
+    select next_at - clock_timestamp() from :"schema".recurring where not paused
 ) as later
+
+-- name: testing_hold_still
+-- Before a consumer starts, which puts in line what is due by the real clock: what would be
+-- so soon, and is not for the test, begins to wait anew.
+with scheduled as (
+    update :"schema".scheduled
+    set due_at = now() + (due_at - created_at), created_at = now()
+    where due_at > created_at and due_at < now() + interval '1 minute'
+)
+update :"schema".failed
+set due_at = now() + (due_at - failed_at), failed_at = now()
+where due_at > failed_at and due_at < now() + interval '1 minute'
 
 -- name: testing_travel
 -- Time passes by moving what waits for it: there is no other clock than the server's.
