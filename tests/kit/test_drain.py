@@ -161,6 +161,53 @@ def test_each_job_twice_as_after_a_crash(outbox: Outbox) -> None:
     report.assert_done()
 
 
+class Transactional:
+    """A handler whose effects commit with the outcome of its jobs."""
+
+    calls = 0
+
+    async def execute(self, jobs, unit):
+        self.calls += len(jobs)
+        async with unit.effects(jobs) as part:
+            connection = await part.connection(psycopg.AsyncConnection)
+            for job in jobs:
+                await connection.execute("insert into effect values (%s)", [job.id])
+
+
+@pytest.mark.parametrize("mode", ["polling", "logical"])
+def test_delivered_twice_a_transactional_handler_has_one_effect(outbox: Outbox, mode: str) -> None:
+    with psycopg.connect(outbox.dsn) as connection:
+        connection.execute("drop table if exists effect; create table effect (id bigint)")
+
+    handler = Transactional()
+    outbox.client.enqueue_many([NewJob(payload=number) for number in range(5)])
+    outbox.drain(handler, deliver_twice=True, mode=mode).assert_done()
+    with psycopg.connect(outbox.dsn) as connection:
+        effects = connection.execute("select id from effect order by id").fetchall()
+
+    assert effects == [(number,) for number in range(1, 6)]
+    assert handler.calls == 10
+
+
+class Irreversible:
+    """A handler that is never to be repeated."""
+
+    calls = 0
+
+    async def execute(self, jobs, unit):
+        await unit.begin_once(jobs)
+        self.calls += len(jobs)
+
+
+@pytest.mark.parametrize("mode", ["polling", "logical"])
+def test_delivered_twice_what_runs_once_is_in_doubt(outbox: Outbox, mode: str) -> None:
+    handler = Irreversible()
+    outbox.client.enqueue(1)
+    report = outbox.drain(handler, deliver_twice=True, mode=mode)
+    assert handler.calls == 1
+    assert [job.reason for job in report.dead] == ["in_doubt"]
+
+
 @pytest.mark.parametrize("mode", ["polling", "logical"])
 def test_cut_off_after_an_execution_it_comes_again(outbox: Outbox, mode: str) -> None:
     shop = Shop()

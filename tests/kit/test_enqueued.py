@@ -34,10 +34,12 @@ def test_executed_failed_and_dead_jobs_are_still_those_that_were_enqueued(outbox
     def handle(jobs):
         return [job.id for job in jobs if job.id == 2 and job.attempt == 1]
 
+    enqueued = outbox.jobs()
     outbox.drain(handle)
     outbox.travel(outbox.failed()[0].due_at - outbox.now())
     outbox.drain(handle)
-    assert [job.id for job in outbox.jobs()] == [1, 2, 3]
+    assert outbox.jobs() == enqueued
+    assert [job.id for job in enqueued] == [1, 2, 3]
 
 
 def test_in_a_transaction_of_psycopg(outbox: Outbox) -> None:

@@ -65,6 +65,24 @@ def test_time_stands_still_however_slow_the_machine_is(outbox: Outbox) -> None:
     assert sorted(job.topic for job in outbox.drain(lambda jobs: None).jobs) == ["first", "later"]
 
 
+def test_a_retry_does_not_come_while_others_run(outbox: Outbox) -> None:
+    def overdue() -> bool:
+        with psycopg.connect(outbox.dsn) as connection:
+            statement = "select due_at < clock_timestamp() - interval '0.3 s' from outbox.failed"
+            return connection.execute(statement).fetchall() == [(True,)]
+
+    def handle(jobs):
+        if jobs[0].id == 1:
+            return {1: Retry(after=0.01)}
+
+        assert eventually(overdue)
+        return None
+
+    outbox.client.enqueue("first")
+    outbox.client.enqueue("second")
+    assert outbox.drain(handle, batch_size=1).ids == [1, 2]
+
+
 def test_a_job_that_is_put_off_while_time_passes_counts_from_then(outbox: Outbox) -> None:
     def remind(jobs):
         for job in jobs:
