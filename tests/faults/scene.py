@@ -119,6 +119,9 @@ class Scene:
 
     def audit(self) -> Audit:
         """What happened."""
+        for worker in self.crew.workers:
+            worker.note_death()
+
         return Audit(
             self.truth.claims,
             self.truth.executions,
