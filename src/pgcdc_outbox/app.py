@@ -13,6 +13,7 @@ from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
@@ -23,6 +24,8 @@ from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
 from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
+from pgcdc_outbox.postgres.effects.desk import Desk
+from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
@@ -175,8 +178,11 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        writing = Session(self._conninfo, name=instance, prepares=self._prepares)
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
+        desk = self._desk(writing, register, instance)
         try:
             clock = SessionClock(writing)
             promotion = self._promotion(clock)
@@ -184,12 +190,13 @@ class Consumer:
                 await promotion.all()
 
             chores: list[Chore] = [promotion, *self._upkeep()]
-            orchestrator = self._orchestrator(writing, clock, instance, chores)
+            orchestrator = self._orchestrator(writing, clock, register, desk, chores)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
             with anyio.CancelScope(shield=True):
+                await desk.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -200,29 +207,58 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
+    @property
+    def _prepares(self) -> bool:
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        return self._reading.mode != "polling"
+
+    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
+        return Desk(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            prepares=self._prepares,
+            beside=writing,
+            register=register,
+            notice=self._notice,
+        )
+
     def _orchestrator(
-        self, writing: Session, clock: SessionClock, instance: str, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        clock: SessionClock,
+        register: PostgresRegister,
+        desk: Desk,
+        chores: Sequence[Chore],
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
-            instance=instance,
+            instance=desk.instance,
             reading=self._reading,
             beside=writing,
             notice=self._notice,
+        )
+        ledger = PostgresLedger(writing, consumer=self.name, schema=self.schema)
+        settlement = Settlement(
+            consumer=self.name,
+            policy=self._policy,
+            ledger=ledger,
+            notice=self._notice,
+            redact=self._redact,
         )
         attempt = Attempt(
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            ledger=ledger,
+            units=PostgresUnits(desk),
+            settlement=settlement,
             expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
-        )
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
         )
         return Orchestrator(
             source, attempt, register, limits=self._limits, chores=chores, notice=self._notice

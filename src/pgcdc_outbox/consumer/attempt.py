@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -10,9 +11,11 @@ from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.consumer.ports import Feed, Ledger
+from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
-from pgcdc_outbox.core.crash import judge_crash
+from pgcdc_outbox.core.crash import Started, judge_crash
+from pgcdc_outbox.core.once import judge_once, judge_unfinished
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
 from pgcdc_outbox.events import (
@@ -34,6 +37,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     handler: Handler
     policy: Policy
     ledger: Ledger
+    units: Units
+    settlement: Settlement
     expiry: Expiry
     notice: Notice
     redact: Redact | None = None
@@ -61,6 +66,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
         self._settle(batch, feed)
 
+    async def doubt(self, batch: Batch, notes: Mapping[int, Started], feed: Feed) -> None:
+        """Put jobs aside that were to run once and began to; nothing is executed."""
+        failures = [judge_unfinished(job, notes[job.id]) for job in batch.jobs]
+        await self._record(failures, feed)
+        self._settle(batch, feed)
+
     def _settle(self, batch: Batch, feed: Feed) -> None:
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
@@ -77,34 +88,50 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     async def _execute(self, jobs: Sequence[Job], feed: Feed) -> None:
         self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
-        failures = await self._handle(jobs)
+        if self.handler.executes:
+            await self._execute_in_unit(jobs, feed)
+        elif failures := await self._handle(jobs, None):
+            await self._record(failures, feed)
+
+    async def _execute_in_unit(self, jobs: Sequence[Job], feed: Feed) -> None:
+        async with self.units.open(epoch=feed.epoch) as unit:
+            failures = await self._handle(jobs, unit)
+            failures, recorded = await self.settlement.commit(unit, failures, epoch=feed.epoch)
+            if recorded:
+                self._tell(failures)
+                return
+
+        await self.settlement.finish_once(unit, failures, epoch=feed.epoch)
         if failures:
             await self._record(failures, feed)
 
-    async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
+    async def _handle(self, jobs: Sequence[Job], unit: Unit | None) -> Sequence[Failure]:
         started = time.perf_counter()
+        errors: Mapping[int, BaseException]
+        failures: Sequence[Failure]
         try:
-            result = await (
-                self.handler.execute(jobs, None)  # type: ignore[arg-type]
-                if self.handler.executes
-                else self.handler(jobs)
-            )
-            errors = read(result, jobs)
+            errors = read(await self._call(jobs, unit), jobs)
         except BaseException as error:
             # SystemExit and its like are failures of a job here: one bad job must
             # not end the consumer. Only our own cancellation goes through.
             if was_cancelled(error):
                 raise
 
+            errors = dict.fromkeys((job.id for job in jobs), error)
             failures = judge_raised(
                 jobs, error, self.policy, jitter=random.uniform, redact=self.redact
             )
+            if unit is not None and failures:
+                await unit.undo()
         else:
             failures = (
                 judge(jobs, errors, self.policy, jitter=random.uniform, redact=self.redact)
                 if errors
                 else []
             )
+
+        if unit is not None and unit.once:
+            failures = judge_once(failures, unit.once, errors)
 
         self.notice(
             BatchHandled(
@@ -116,13 +143,23 @@ class Attempt(Struct, frozen=True, kw_only=True):
         )
         return failures
 
-    async def _record(self, failures: list[Failure], feed: Feed) -> None:
+    async def _call(self, jobs: Sequence[Job], unit: Unit | None) -> Any:
+        return await (self.handler(jobs) if unit is None else self.handler.execute(jobs, unit))
+
+    async def _record(self, failures: Sequence[Failure], feed: Feed) -> None:
         await durably(
             lambda: self.ledger.record(failures, epoch=feed.epoch),
             doing="record outcomes",
             consumer=self.consumer,
             notice=self.notice,
         )
+        self._tell(failures)
+
+    def _tell(self, failures: Sequence[Failure]) -> None:
+        """Tell observers of failures that are recorded."""
+        if not failures:
+            return
+
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
         snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
         self.notice(

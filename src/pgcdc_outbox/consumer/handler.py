@@ -41,7 +41,11 @@ class Handler:
 
     async def execute(self, jobs: Sequence[Job], unit: UnitOfWork) -> Any:
         """Call it with its unit, if it `executes`. Raises whatever it raises."""
-        return await self._call(jobs, unit)
+        self.calls += 1
+        try:
+            return await self._call(jobs, unit)
+        finally:
+            self.calls -= 1
 
     def policy(self, default: Policy) -> Policy:
         """What judges its failures: one that it chooses itself, if it `executes`, else this one."""

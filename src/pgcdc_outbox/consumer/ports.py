@@ -95,6 +95,40 @@ class Effects(Protocol):
         ...
 
 
+class Unit(UnitOfWork, Protocol):
+    """The unit of one call, as the consumer sees it."""
+
+    @property
+    def jobs(self) -> Mapping[int, Job]:
+        """Those that are settled in its transaction, by id; with none nothing is committed."""
+        ...
+
+    @property
+    def once(self) -> Mapping[int, Job]:
+        """Those that were noted to run once, by id."""
+        ...
+
+    async def undo(self) -> None:
+        """Roll back whatever was done: the call failed as a whole. `jobs` is empty then."""
+        ...
+
+    async def commit(self, write: Callable[["Ledger"], Awaitable[None]]) -> None:
+        """Write the outcomes in the transaction, and commit it.
+
+        Raises `NotCommitted` if nothing of it happened, `Fenced` if another
+        instance took over, and then nothing of it happened either.
+        """
+        ...
+
+
+class Units(Protocol):
+    """Where units come from."""
+
+    def open(self, *, epoch: int) -> AbstractAsyncContextManager[Unit]:
+        """A unit for one call; what was not committed at the end is rolled back."""
+        ...
+
+
 class Feed(Protocol):
     """An open source: one hold of one consumer."""
 
@@ -165,6 +199,13 @@ class Ledger(Protocol):
         """
         ...
 
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        """Write that these jobs succeeded: their attempts are settled, whatever comes again.
+
+        Returns how many of them were not settled before. Raises as `record` does.
+        """
+        ...
+
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if the epoch is over."""
         ...
@@ -183,6 +224,10 @@ class Register(Protocol):
 
     async def start(self, job: Job, *, ended: Mapping[int, int], epoch: int) -> None:
         """Note that a job is about to be executed; forget these attempts, by id."""
+        ...
+
+    async def start_once(self, jobs: Sequence[Job], *, epoch: int) -> None:
+        """Note that jobs are about to be executed, and must not be again."""
         ...
 
     async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
-from pgcdc_outbox.job import JSON_TYPE, Failing
+from pgcdc_outbox.job import JSON_TYPE, Failing, Job
 from pgcdc_outbox.outcome import Dead, Retry, Snooze
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
+from pgcdc_outbox.postgres.statements import Params, Row
 
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
@@ -26,13 +27,26 @@ _MICROSECOND = timedelta(microseconds=1)
 _LONGEST_DELAY = 10 * 366 * 86400.0
 
 
+class Runs(Protocol):
+    """What runs the statements: a `Session`, or a transaction that is open."""
+
+    async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
+        """Run a statement that gives exactly one row."""
+        ...
+
+    async def encoding(self, *, doing: str) -> str:
+        """How the database keeps text."""
+        ...
+
+
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+    def __init__(self, session: Runs, *, consumer: str, schema: str) -> None:
         self._session = session
         self._consumer = consumer
         self._record = query("record", schema)
+        self._record_done = query("record_done", schema)
         self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
@@ -53,6 +67,23 @@ class PostgresLedger:
 
         if not held:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        """Write that attempts succeeded; how many of them were not known to. Raises as `record`."""
+        ids = [job.id for job in jobs]
+        attempts = [job.attempt for job in jobs]
+        params = {"consumer": self._consumer, "epoch": epoch, "ids": ids, "attempts": attempts}
+        try:
+            held, fresh = await self._session.row(
+                self._record_done, params, doing="record what is done"
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
+
+        if not held:
+            raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+        return int(fresh)
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""

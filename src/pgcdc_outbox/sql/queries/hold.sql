@@ -55,7 +55,8 @@ returning 1;
 
 -- name: release
 -- The position is saved, and nobody of ours will report another. Nothing of ours
--- runs either: what we noted has ended, or was abandoned, and did no harm.
+-- runs either: what we noted has ended, or was abandoned, and did no harm. What is
+-- not to be repeated stays.
 with released as (
     update :"schema".consumer
     set released_at = clock_timestamp(), crashes = 0
@@ -64,7 +65,7 @@ with released as (
 ), ended as (
     delete from :"schema".started as s
     using released as r
-    where s.consumer = r.name and s.instance = r.instance
+    where s.consumer = r.name and s.instance = r.instance and not s.once
 )
 select count(*) from released;
 

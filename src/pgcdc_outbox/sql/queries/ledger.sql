@@ -110,3 +110,48 @@ with fence as materialized (
     on conflict do nothing
 )
 select count(*) from fence;
+
+-- name: record_done
+-- Attempts that succeeded, written together with what they did, or before they are
+-- settled otherwise. Durable when it is committed, whatever the database is used to:
+-- this process will believe it. Should the process stop between this and its commit,
+-- whoever takes over waits for the lock, though not for long.
+-- The parked deliveries of an attempt are settled with it.
+with fence as materialized (
+    select name,
+           set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end, true),
+           set_config('idle_in_transaction_session_timeout', '10s', true)
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), done as (
+    insert into :"schema".trace as known (consumer, id, attempt)
+    select fence.name, t.id, t.attempt
+    from fence
+    cross join unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
+    where known.parked is not null
+    returning 1
+), ended as (
+    delete from :"schema".started as s
+    using fence, unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
+    where s.consumer = fence.name and s.id = t.id and s.attempt <= t.attempt
+)
+select (select count(*) from fence), (select count(*) from done);
+
+-- name: xact_status
+select pg_xact_status(%(xid)s::xid8);
+
+-- name: is_recorded
+-- Whether what became of an attempt is known. Asked after its transaction has ended,
+-- and in another statement: this one sees what was committed when it begins.
+select exists (
+    select from :"schema".trace
+    where consumer = %(consumer)s and id = %(id)s and attempt = %(attempt)s and parked is null
+) or exists (
+    select from :"schema".failed
+    where consumer = %(consumer)s and id = %(id)s and attempt >= %(attempt)s
+) or exists (
+    select from :"schema".dead_letter
+    where consumer = %(consumer)s and id = %(id)s and attempt >= %(attempt)s
+);
