@@ -535,14 +535,3 @@ class TestTransactions:
 
         assert unit.diary == ["once [1]", "pay 1", "once [2]", "pay 2"]
         assert isinstance(errors[2], ValueError), "the consumer makes it a doubt, with this text"
-
-    async def test_nobody_runs_again_to_find_out_who_was_in_doubt(self) -> None:
-        router = Router()
-
-        @router.on("t", delivery="at_most_once", batch=True)
-        async def pay(jobs: list[Job]) -> None:
-            raise ValueError("who knows")
-
-        errors = await run(router, job(1), job(2))
-
-        assert [type(each) for each in errors.values()] == [ValueError] * 2
