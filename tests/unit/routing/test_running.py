@@ -78,26 +78,34 @@ class TestConcurrency:
         assert (gauge.most, gauge.total) == (3, 15)
 
     async def test_a_batch_does_not_wait_for_a_slot_that_it_does_not_need(self) -> None:
-        router, go, ended = Router(), anyio.Event(), list[int]()
+        """Its helper stands behind another batch, and there is nothing left to help with."""
+        router, go = Router(), [anyio.Event() for _ in range(3)]
+        begun, ended = set[int](), list[int]()
 
         @router.on("t", concurrency=2)
         async def handle(this: Job) -> None:
-            if this.id == 1:
-                await go.wait()
+            begun.add(this.id)
+            if this.id < len(go):
+                await go[this.id].wait()
             else:
                 await anyio.lowlevel.checkpoint()
 
-        async def second() -> None:
-            await run(router, *(job(n) for n in range(2, 12)))
-            ended.append(2)
+        async def quick() -> None:
+            await run(router, *(job(n) for n in range(10, 20)))
+            ended.append(1)
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
-                group.start_soon(run, router, job(1))
+                group.start_soon(run, router, job(0), job(1))
+                await until(lambda: begun == {0, 1})
+                group.start_soon(quick)
                 await anyio.wait_all_tasks_blocked()
-                group.start_soon(second)
+                group.start_soon(run, router, job(2))
+                await anyio.wait_all_tasks_blocked()
+                go[0].set()
                 await until(lambda: ended)
-                go.set()
+                go[1].set()
+                go[2].set()
 
     async def test_one_route_at_its_limit_holds_up_no_other(self) -> None:
         router, go, seen = Router(), anyio.Event(), list[int]()
