@@ -40,8 +40,9 @@ matrix: $(STAMP) ## Run the tests that need a server on every supported PostgreS
 chaos: $(STAMP) ## Break everything at random for a minute, and account for every job
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
-bench: $(STAMP) ## Measure draining, against pg_recvlogical
+bench: $(STAMP) ## Measure draining against pg_recvlogical, and the router against a plain handler
 	@$(BIN)/python -m benchmarks.drain $(ARGS)
+	@$(BIN)/python -m benchmarks.router $(ARGS)
 
 clean: ## Remove everything that was made here
 	rm -rf .venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
