@@ -64,7 +64,11 @@ class Handler:
 
     async def execute(self, jobs: Sequence[Job], unit: UnitOfWork) -> Any:
         """Call it with its unit, if it `executes`. Raises whatever it raises."""
-        return await self._call(jobs, unit)
+        self.calls += 1
+        try:
+            return await self._call(jobs, unit)
+        finally:
+            self.calls -= 1
 
     async def _in_thread(self, call: Callable[[], Any]) -> tuple[BaseException | None, Any]:
         if self._limiter is None:
