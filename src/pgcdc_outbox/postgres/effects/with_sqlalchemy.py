@@ -37,7 +37,7 @@ class Engines:
     @cached_property
     def sync(self) -> Any:
         """For sessions in threads."""
-        engine = create_engine("postgresql+psycopg://", creator=_lent.get, **_ENGINE)
+        engine = create_engine("postgresql+psycopg://", creator=lambda: _lent.get(), **_ENGINE)
         _take_over(engine.dialect)
         return engine
 
@@ -226,10 +226,10 @@ class _AsyncGuard:
 
 
 @lru_cache(maxsize=32)
-def _guarded(kind: type) -> Any:
+def _guarded(kind: Any) -> Any:
     return type(kind.__name__, (_Guard, kind), {"__module__": kind.__module__})
 
 
 @lru_cache(maxsize=32)
-def _guarded_async(kind: type) -> Any:
+def _guarded_async(kind: Any) -> Any:
     return type(kind.__name__, (_AsyncGuard, kind), {"__module__": kind.__module__})
