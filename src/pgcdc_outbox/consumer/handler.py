@@ -8,6 +8,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from pgcdc_outbox.consumer.ports import UnitOfWork
+from pgcdc_outbox.core.retry import Policy
 from pgcdc_outbox.errors import HandlerInvalid
 from pgcdc_outbox.job import Job
 
@@ -38,6 +39,20 @@ class Handler:
         finally:
             self.calls -= 1
 
+    async def execute(self, jobs: Sequence[Job], unit: UnitOfWork) -> Any:
+        """Call it with its unit, if it `executes`. Raises whatever it raises."""
+        self.calls += 1
+        try:
+            return await self._call(jobs, unit)
+        finally:
+            self.calls -= 1
+
+    def policy(self, default: Policy) -> Policy:
+        """What judges its failures: one that it chooses itself, if it `executes`, else this one."""
+        choose = getattr(self._target, "policy", None) if self.executes else None
+        chosen: Policy = default if choose is None else choose(default)
+        return chosen
+
     async def close(self) -> None:
         """Call its ``close`` (or ``aclose``), if it has one."""
         close = getattr(self._target, "aclose", None) or getattr(self._target, "close", None)
@@ -61,14 +76,6 @@ class Handler:
             return await result
 
         return result
-
-    async def execute(self, jobs: Sequence[Job], unit: UnitOfWork) -> Any:
-        """Call it with its unit, if it `executes`. Raises whatever it raises."""
-        self.calls += 1
-        try:
-            return await self._call(jobs, unit)
-        finally:
-            self.calls -= 1
 
     async def _in_thread(self, call: Callable[[], Any]) -> tuple[BaseException | None, Any]:
         if self._limiter is None:

@@ -37,6 +37,7 @@ class Desk:
         schema: str,
         instance: str,
         prepares: bool,
+        holds_keys: bool,
         beside: Session,
         register: Register,
         notice: Notice,
@@ -49,6 +50,7 @@ class Desk:
         self.client = AsyncClient(_Pool(self), schema=schema)
         self._conninfo = conninfo
         self._prepares = prepares
+        self._holds_keys = holds_keys
         self._beside = beside
         self._register = register
         self._notice = notice
@@ -56,7 +58,13 @@ class Desk:
 
     def ledger(self, transaction: Transaction) -> Ledger:
         """A ledger that writes in this transaction."""
-        return PostgresLedger(transaction, consumer=self.consumer, schema=self.schema)
+        return PostgresLedger(
+            transaction,
+            consumer=self.consumer,
+            schema=self.schema,
+            instance=self.instance,
+            holds_keys=self._holds_keys,
+        )
 
     async def take(self) -> Transaction:
         """A connection on which to begin; waits for as long as there is none to be had."""

@@ -6,7 +6,7 @@ the dialect, so that is where it is stopped.
 """
 
 from contextvars import ContextVar
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final, NoReturn
 
 from anyio import to_thread
@@ -225,11 +225,9 @@ class _AsyncGuard:
         refuse("async with session")
 
 
-@lru_cache(maxsize=32)
 def _guarded(kind: Any) -> Any:
     return type(kind.__name__, (_Guard, kind), {"__module__": kind.__module__})
 
 
-@lru_cache(maxsize=32)
 def _guarded_async(kind: Any) -> Any:
     return type(kind.__name__, (_AsyncGuard, kind), {"__module__": kind.__module__})

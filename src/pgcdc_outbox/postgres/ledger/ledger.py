@@ -1,11 +1,14 @@
 """Where failures become durable: one statement for each batch."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
+from pgcdc_outbox.core.call import Execution
+from pgcdc_outbox.core.once import IN_DOUBT
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
 from pgcdc_outbox.job import JSON_TYPE, Failing, Job
@@ -42,11 +45,23 @@ class Runs(Protocol):
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Runs, *, consumer: str, schema: str) -> None:
+    def __init__(
+        self,
+        session: Runs,
+        *,
+        consumer: str,
+        schema: str,
+        instance: str,
+        holds_keys: bool = False,
+    ) -> None:
+        """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
+        self._holds_keys = holds_keys
         self._consumer = consumer
+        self._instance = instance
         self._record = query("record", schema)
         self._record_done = query("record_done", schema)
+        self._record_attempts = query("record_attempts", schema)
         self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
@@ -59,7 +74,14 @@ class PostgresLedger:
             unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
+                {
+                    "consumer": self._consumer,
+                    "epoch": epoch,
+                    "instance": self._instance,
+                    "holds": self._holds_keys,
+                    **_columns(failures, unicode=unicode),
+                    **_calls(failures),
+                },
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -85,6 +107,27 @@ class PostgresLedger:
 
         return int(fresh)
 
+    async def record_attempts(self, execution: Execution) -> None:
+        """Keep what succeeded for the audit; where a transaction is open, in it."""
+        jobs, call = execution.jobs, execution.call
+        params = {
+            "consumer": self._consumer,
+            "instance": self._instance,
+            "ids": [job.id for job in jobs],
+            "attempts": [job.attempt for job in jobs],
+            "topics": [job.topic for job in jobs],
+            "keys": [job.key for job in jobs],
+            "age": time.perf_counter() - call.began,
+            "seconds": call.seconds,
+            "jobs": execution.shared,
+        }
+        try:
+            await self._session.row(
+                self._record_attempts, params, doing="write down what was executed"
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
+
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
         (current,) = await self._session.row(
@@ -100,23 +143,14 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
-        "ids": [job.id for job in jobs],
-        "attempts": [job.attempt for job in jobs],
+        **job_columns(jobs),
+        "parked": [job.parked for job in jobs],
         "prior_attempts": [
             job.prior_attempts + isinstance(fate, Snooze)
             for job, fate in zip(jobs, fates, strict=True)
         ],
-        "created_us": [job.created_us for job in jobs],
-        "topics": [job.topic for job in jobs],
-        "payloads": [job.payload for job in jobs],
-        "keys": [job.key for job in jobs],
-        "headers": [_json(job.headers) if job.headers else None for job in jobs],
-        "content_types": [
-            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
-        ],
         "delays": [_delay(fate) for fate in fates],
         "due_us": [_due_us(fate) for fate in fates],
-        "expires_us": [job.expires_us for job in jobs],
         "reasons": [spell(fate.reason) if isinstance(fate, Dead) else None for fate in fates],
         # To be put off is no error.
         "errors": [
@@ -125,8 +159,45 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         ],
         "texts": [spell(failure.text) for failure in failures],
         "jobs": [failure.jobs for failure in failures],
+    }
+
+
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
+    """What a table keeps of a job, as arrays."""
+    return {
+        "ids": [job.id for job in jobs],
+        "attempts": [job.attempt for job in jobs],
+        "prior_attempts": [job.prior_attempts for job in jobs],
+        "created_us": [job.created_us for job in jobs],
+        "topics": [job.topic for job in jobs],
+        "payloads": [job.payload for job in jobs],
+        "keys": [job.key for job in jobs],
+        "headers": [_json(job.headers) if job.headers else None for job in jobs],
+        "content_types": [
+            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
+        ],
+        "expires_us": [job.expires_us for job in jobs],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
+
+
+def _calls(failures: Sequence[Failure]) -> dict[str, list[object]]:
+    """What is to be kept about the calls, for the audit: null for those that are not."""
+    now = time.perf_counter()
+    calls = [failure.call for failure in failures]
+    return {
+        "outcomes": [_outcome(failure.fate) for failure in failures],
+        # How long ago, because the clock that counts is the server's.
+        "ages": [None if call is None else now - call.began for call in calls],
+        "seconds": [None if call is None else call.seconds for call in calls],
+    }
+
+
+def _outcome(fate: Retry | Dead | Snooze) -> str:
+    if isinstance(fate, Dead) and fate.reason == IN_DOUBT:
+        return IN_DOUBT
+
+    return type(fate).__name__.lower()
 
 
 def ascii_only(text: str) -> str:
