@@ -142,6 +142,11 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "start", {**me, **ended, "id": 2, "attempt": 1, "instance": "i"})
     execute(consumer, "forget_started", {**me, **ended})
     execute(consumer, "calm", me)
+    jobs = {"ids": [3], "attempts": [1]}
+    execute(consumer, "start_once", {**me, **jobs, "instance": "i"})
+    execute(consumer, "record_done", {**me, **jobs})
+    execute(consumer, "xact_status", {"xid": "3"})
+    execute(consumer, "is_recorded", {**me, "id": 3, "attempt": 1})
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
     execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
     done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
@@ -184,6 +189,7 @@ def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
     assert len(letters.retry(Selection(ids=(1,)))) == 1
     assert len(letters.discard(Selection(ids=(2,)))) == 1
     assert letters.purge(timedelta(0)) == 1
+    assert letters.resolve_done(1, who="me") == ()
     assert migrate(operator, schema=SCHEMA) == []
 
 

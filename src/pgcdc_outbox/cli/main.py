@@ -24,7 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("doctor", "Check the setup, and say what mends it."),
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
-    "dead": ("dead", "List, show, retry, discard or purge dead letters."),
+    "dead": ("dead", "List, show, retry, resolve, discard or purge dead letters."),
     "jobs": ("jobs", "Show, list or cancel single jobs."),
     "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
     "demo": ("demo", "See it work, on a server of its own."),

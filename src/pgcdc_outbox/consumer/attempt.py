@@ -101,7 +101,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
             await self.auditing.add(unwritten, size=batch.size, settle=settle)
 
     def _settle(self, batch: Batch, feed: Feed) -> None:
-
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))

@@ -24,7 +24,7 @@ class LentAsyncConnection(AsyncConnection[Any]):
         self.cursor_factory = _Cursor
         self.server_cursor_factory = _ServerCursor
         self.unsafe = owner
-        self._loan = loan
+        self.loan = loan
 
     def __del__(self, *args: Any) -> None:
         # It is not ours to close.
@@ -37,7 +37,7 @@ class LentAsyncConnection(AsyncConnection[Any]):
 
     async def wait(self, *args: Any, **options: Any) -> Any:
         """Everything that is sent goes through here."""
-        self._loan.check()
+        self.loan.check()
         return await super().wait(*args, **options)
 
     async def commit(self) -> NoReturn:
