@@ -204,8 +204,7 @@ class Audit:
         for runs in self._by_key().values():
             ended: dict[int, float] = {}
             for run in runs:
-                job = jobs.get(run.seq)
-                if job is None or run.attempt == self._last(job):
+                if not run.failed or run.attempt >= self._max_attempts:
                     ended[run.seq] = min(run.at, ended.get(run.seq, run.at))
 
             known = {run.seq for run in runs if not self._is_delayed(run)}
@@ -215,7 +214,11 @@ class Audit:
                     continue
 
                 for seq in order[: bisect_left(order, run.seq)]:
-                    if seq in jobs and ended.get(seq, math.inf) > run.began:
+                    if (
+                        seq in jobs
+                        and seq not in self._crashed
+                        and ended.get(seq, math.inf) > run.began
+                    ):
                         yield f"started before {jobs[seq]} was done or dead: {run}"
                         break
 
