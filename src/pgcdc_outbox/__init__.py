@@ -12,20 +12,28 @@ if TYPE_CHECKING:
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
     from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
+    from pgcdc_outbox.postgres.jobs.jobs import Jobs
+    from pgcdc_outbox.postgres.jobs.replaying import Replay
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
+    "Jobs",
     "Maintenance",
     "NewJob",
+    "Replay",
     "Retry",
     "RetryPolicy",
+    "Router",
     "Snooze",
 ]
 
@@ -33,13 +41,17 @@ _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
+    "Jobs": "postgres.jobs.jobs",
     "Maintenance": "postgres.partition.maintenance",
     "NewJob": "job",
+    "Replay": "postgres.jobs.replaying",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
     "Snooze": "outcome",
 }
 

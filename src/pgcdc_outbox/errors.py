@@ -32,10 +32,23 @@ class PayloadInvalid(OutboxError, ValueError):
     default_hint = "Trying again will not help: fix the producer, or the type asked for."
 
 
+class ReplayIncomplete(OutboxError):
+    """Some jobs of the time that is to be replayed are gone with their partitions."""
+
+
 class HandlerInvalid(OutboxError, TypeError):
     """A handler that cannot be called with a batch of jobs."""
 
     default_hint = "A handler takes one argument, the sequence of jobs: `def handle(jobs): ...`."
+
+
+class RouteInvalid(HandlerInvalid):
+    """A function that cannot be a handler of a topic, or routes that contradict each other.
+
+    The message names the function and what is wrong with it.
+    """
+
+    default_hint = ""
 
 
 class ResultInvalid(OutboxError, TypeError):
