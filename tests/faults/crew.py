@@ -150,7 +150,7 @@ class Crew:
         self._truth = truth
         self.dsn = dsn
         # Slots are lost here oftener than anybody would bear.
-        self._consumer = {"max_slot_losses": 10_000, **consumer}
+        self.settings = {"max_slot_losses": 10_000, **consumer}
         self.workers: list[Worker] = []
         self.max_attempts = 3
 
@@ -161,7 +161,7 @@ class Crew:
                 name=f"worker-{len(self.workers) + 1}",
                 dsn=dsn or self.dsn,
                 folder=str(self._truth.folder),
-                consumer=self._consumer | (consumer or {}),
+                consumer=self.settings | (consumer or {}),
                 max_attempts=self.max_attempts,
                 **order,
             ),

@@ -119,7 +119,15 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})
-    execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1]})
+    for _ in range(2):
+        execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1], "parked": [0]})
+
+    for name in ("held_keys", "unheld_keys", "orphaned_keys"):
+        execute(consumer, name, me)
+
+    fields = set(re.findall(r"%\((\w+)\)s", query("park", SCHEMA))) - set(me)
+    execute(consumer, "park", {**me, **{field: [] for field in fields}})
+    execute(consumer, "release_parked", {**me, "keys": [], "ids": [], "attempts": [], "limit": 1})
     execute(consumer, "may_replicate", {})
     execute(consumer, "promote", {**me, "limit": 1})
     execute(consumer, "find_slot", {"slot": "s"})
@@ -148,7 +156,8 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "xact_status", {"xid": "3"})
     execute(consumer, "is_recorded", {**me, "id": 3, "attempt": 1})
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
-    execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
+    alone = {"instance": "i", "holds": True}
+    execute(consumer, "record", {**me, **{field: [] for field in fields}, **alone})
     done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
     execute(
         consumer,
