@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from pgcdc_outbox.postgres.jobs.replaying import Replay
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
@@ -30,6 +33,7 @@ __all__ = [
     "Replay",
     "Retry",
     "RetryPolicy",
+    "Router",
     "Snooze",
 ]
 
@@ -37,6 +41,7 @@ _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
@@ -46,6 +51,7 @@ _HOMES = {
     "Replay": "postgres.jobs.replaying",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
     "Snooze": "outcome",
 }
 

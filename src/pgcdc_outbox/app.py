@@ -135,8 +135,9 @@ class Consumer:
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        policy = RetryPolicy() if retry is None else retry
-        if policy.is_last(Job(0, "", b"")):
+        self._handler = Handler(handler, concurrency=concurrency)
+        policy = self._handler.policy(RetryPolicy() if retry is None else retry)
+        if not self._handler.executes and policy.is_last(Job(0, "", b"")):
             # A job whose every failure is final shares no call: its neighbour's
             # exception must not be its death.
             batch_size = 1
@@ -155,7 +156,6 @@ class Consumer:
             drain_timeout=drain_timeout,
             ordering=ordering,
         )
-        self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = interval("promote_interval", promote_interval)
         self._reading = reading(

@@ -42,6 +42,15 @@ class HandlerInvalid(OutboxError, TypeError):
     default_hint = "A handler takes one argument, the sequence of jobs: `def handle(jobs): ...`."
 
 
+class RouteInvalid(HandlerInvalid):
+    """A function that cannot be a handler of a topic, or routes that contradict each other.
+
+    The message names the function and what is wrong with it.
+    """
+
+    default_hint = ""
+
+
 class ResultInvalid(OutboxError, TypeError):
     """A handler returned something that says nothing about its jobs."""
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 from msgspec import Struct
 
+from pgcdc_outbox.compression import decompress, split
 from pgcdc_outbox.errors import PayloadInvalid
 
 T = TypeVar("T")
@@ -102,17 +103,21 @@ class Job(Struct, frozen=True, gc=False):
     @overload
     def json(self, type: type[T]) -> T: ...
     def json(self, type: Any = Any) -> Any:
-        """Decode the payload as JSON, into ``type`` if one is given.
+        """Decode the payload as JSON, into ``type`` if one is given; unpacked, if it is compressed.
 
         ``type`` is anything msgspec decodes (Struct, dataclass, TypedDict, the
         builtins and their generics) or a Pydantic model. Raises
         `PayloadInvalid` if the payload is not JSON or does not fit.
         """
         try:
-            if (validate := getattr(type, "model_validate_json", None)) is not None:
-                return validate(self.payload)
+            body = self.payload
+            if self.content_type != JSON_TYPE and (packing := split(self.content_type)[1]):
+                body = decompress(body, packing)
 
-            return msgspec.json.decode(self.payload, type=type)
+            if (validate := getattr(type, "model_validate_json", None)) is not None:
+                return validate(body)
+
+            return msgspec.json.decode(body, type=type)
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise PayloadInvalid(f"payload of job {self.id} ({self.topic}): {error}") from error
 

@@ -78,8 +78,8 @@ def command(
 ) -> None:
     """Run a handler on the jobs of the outbox.
 
-    A handler is a function, or an object with a method `handle`, that takes a
-    batch of jobs. SIGTERM or Ctrl-C lets running calls finish; a second one
+    A handler is a Router, or a function or an object with a method `handle` that
+    takes a batch of jobs. SIGTERM or Ctrl-C lets running calls finish; a second one
     cancels them. What they leave undone comes again with the next start.
 
     Flags come first, then the table [consume] of --config. Exits with 1 if

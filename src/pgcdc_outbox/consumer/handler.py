@@ -8,6 +8,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from pgcdc_outbox.consumer.ports import UnitOfWork
+from pgcdc_outbox.core.retry import Policy
 from pgcdc_outbox.errors import HandlerInvalid
 from pgcdc_outbox.job import Job
 
@@ -45,6 +46,12 @@ class Handler:
             return await self._call(jobs, unit)
         finally:
             self.calls -= 1
+
+    def policy(self, default: Policy) -> Policy:
+        """What judges its failures: one that it chooses itself, if it `executes`, else this one."""
+        choose = getattr(self._target, "policy", None) if self.executes else None
+        chosen: Policy = default if choose is None else choose(default)
+        return chosen
 
     async def close(self) -> None:
         """Call its ``close`` (or ``aclose``), if it has one."""

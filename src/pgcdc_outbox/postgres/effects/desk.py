@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import psycopg
 
@@ -16,6 +17,8 @@ from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.opening import connect
 from pgcdc_outbox.postgres.producer.client import AsyncClient
 from pgcdc_outbox.postgres.session import Session
+
+T = TypeVar("T")
 
 
 class Desk:
@@ -64,13 +67,7 @@ class Desk:
 
             await kept.close()
 
-        opened: list[Transaction] = []
-
-        async def open_one() -> None:
-            opened.append(await self._open())
-
-        await self._durably(open_one, "connect for effects")
-        return opened[0]
+        return await self._durably(self._open, "connect for effects")
 
     async def give_back(self, transaction: Transaction) -> None:
         """Roll back what is open, and keep the connection, if it is still good."""
@@ -91,17 +88,12 @@ class Desk:
 
         Waits until that is certain.
         """
-        answers: list[bool] = []
-
-        async def ask() -> None:
-            answers.append(
-                await was_committed(
-                    self._beside, xid, job, consumer=self.consumer, schema=self.schema
-                )
-            )
-
-        await self._durably(ask, "find out whether effects were committed")
-        return answers[0]
+        return await self._durably(
+            lambda: was_committed(
+                self._beside, xid, job, consumer=self.consumer, schema=self.schema
+            ),
+            "find out whether effects were committed",
+        )
 
     async def close(self) -> None:
         """Close every connection that is not lent out."""
@@ -122,8 +114,8 @@ class Desk:
 
         return Transaction(connection)
 
-    async def _durably(self, write: Callable[[], Awaitable[None]], doing: str) -> None:
-        await durably(write, doing=doing, consumer=self.consumer, notice=self._notice)
+    async def _durably(self, step: Callable[[], Awaitable[T]], doing: str) -> T:
+        return await durably(step, doing=doing, consumer=self.consumer, notice=self._notice)
 
 
 class _Pool:
