@@ -42,7 +42,7 @@ grant select, insert, update on :"schema".consumer, :"schema".checkpoint, :"sche
 grant select, insert on :"schema".immediate to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".failed to pgcdc_outbox_consumer;
 grant select, update, delete on :"schema".scheduled to pgcdc_outbox_consumer;
-grant select, insert, delete on :"schema".trace to pgcdc_outbox_consumer;
+grant select, insert, update, delete on :"schema".trace to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".started to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".parked, :"schema".held_key to pgcdc_outbox_consumer;
 grant select, insert on :"schema".attempt to pgcdc_outbox_consumer;

@@ -13,6 +13,7 @@ from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
 from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
@@ -36,6 +37,7 @@ from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.effects.desk import Desk
 from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.ledger.trail import PostgresTrail
@@ -204,9 +206,15 @@ class Consumer:
             if once:
                 await promotion.all()
 
+            keys = self._keys(writing)
             chores: list[Chore] = [promotion, *self._upkeep()]
+            if isinstance(keys, Parking):
+                chores.append(keys)
+
             auditing = self._auditing(trail, clock, instance)
-            orchestrator = self._orchestrator(writing, clock, register, desk, auditing, chores)
+            orchestrator = self._orchestrator(
+                writing, clock, register, desk, auditing, chores, keys
+            )
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
@@ -242,6 +250,7 @@ class Consumer:
             beside=writing,
             register=register,
             notice=self._notice,
+            holds_keys=self._is_strict,
         )
 
     def _orchestrator(
@@ -252,6 +261,7 @@ class Consumer:
         desk: Desk,
         auditing: Auditing | None,
         chores: Sequence[Chore],
+        keys: Parking | Clearing,
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
@@ -263,7 +273,11 @@ class Consumer:
             notice=self._notice,
         )
         ledger = PostgresLedger(
-            writing, consumer=self.name, schema=self.schema, instance=desk.instance
+            writing,
+            consumer=self.name,
+            schema=self.schema,
+            instance=desk.instance,
+            holds_keys=self._is_strict,
         )
         settlement = Settlement(
             consumer=self.name,
@@ -279,6 +293,7 @@ class Consumer:
             ledger=ledger,
             units=PostgresUnits(desk),
             settlement=settlement,
+            parking=keys if isinstance(keys, Parking) else None,
             expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
@@ -286,8 +301,23 @@ class Consumer:
             auditing=auditing,
         )
         return Orchestrator(
-            source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
+            source,
+            attempt,
+            register,
+            limits=self._limits,
+            chores=chores,
+            notice=self._notice,
+            keys=keys,
         )
+
+    @property
+    def _is_strict(self) -> bool:
+        return self._limits.ordering == "strict_key"
+
+    def _keys(self, session: Session) -> Parking | Clearing:
+        kind = Parking if self._is_strict else Clearing
+        lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
+        return kind(lot, consumer=self.name, notice=self._notice)
 
     def _auditing(self, session: Session, clock: SessionClock, instance: str) -> Auditing | None:
         if self._audit != "all":

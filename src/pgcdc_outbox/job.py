@@ -43,6 +43,10 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retried it, and those that ended with `Snooze`."""
     errors: tuple[Failing, ...] = ()
     """The failed attempts, oldest first, bounded."""
+    parked: int = 0
+    """How often it was parked behind another of its key."""
+    position: int = 0
+    """Its place among the parked jobs; 0 if it was never parked."""
 
 
 # gc=False: a job holds no reference back to itself, and a million of them
@@ -97,6 +101,16 @@ class Job(Struct, frozen=True, gc=False):
         those that ended with `Snooze`.
         """
         return 0 if self.history is None else self.history.prior_attempts
+
+    @property
+    def parked(self) -> int:
+        """How often it was put aside, not executed, because an earlier one of its key failed."""
+        return 0 if self.history is None else self.history.parked
+
+    @property
+    def position(self) -> int:
+        """Its place among the parked jobs of its key; 0 if it was not released from there."""
+        return 0 if self.history is None else self.history.position
 
     @overload
     def json(self) -> Any: ...

@@ -14,6 +14,7 @@ from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Parking
 from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
 from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
@@ -45,6 +46,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     settlement: Settlement
     expiry: Expiry
     notice: Notice
+    parking: Parking | None = None
+    """Who looks after keys whose order is strict; None if it is not."""
     redact: Redact | None = None
     audits_failures: bool = False
     """Whether calls that failed are kept together with the failure."""
@@ -53,21 +56,15 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     async def run(self, batch: Batch, feed: Feed) -> None:
         """Execute a batch. Raises only when its outcome could not be made durable."""
-        unwritten: Execution | None = None
         if batch.dead:
-            failures = [
-                Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
-            ]
-            await self._record(self._audited(failures, _no_call()), feed)
-        elif jobs := await self._in_time(batch, feed):
-            unwritten = await self._execute(jobs, feed)
-
-        if unwritten is None or self.auditing is None:
-            self._settle(batch, feed)
-            return
-
-        settle = partial(self._settle, batch, feed)
-        await self.auditing.add(unwritten, size=batch.size, settle=settle)
+            failure = Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
+            failures = self._audited([failure], _no_call())
+            await self._record(failures, feed)
+            await self._finish(batch, failures, feed)
+        elif self.parking is None:
+            await self._run(batch, feed)
+        else:
+            await self._run_in_turn(batch, feed, self.parking)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
@@ -78,30 +75,62 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
             )
 
-        self._settle(batch, feed)
+        await self._finish(batch, failures, feed)
 
     async def doubt(self, batch: Batch, notes: Mapping[int, Started], feed: Feed) -> None:
         """Put jobs aside that were to run once and began to; nothing is executed."""
         failures = [judge_unfinished(job, notes[job.id]) for job in batch.jobs]
         await self._record(self._audited(failures, _no_call()), feed)
-        self._settle(batch, feed)
+        await self._finish(batch, failures, feed)
+
+    async def _finish(
+        self,
+        batch: Batch,
+        failures: Sequence[Failure],
+        feed: Feed,
+        unwritten: Execution | None = None,
+    ) -> None:
+        """Let those go that waited for these jobs, write what is to be kept, then settle."""
+        if self.parking is not None:
+            await self.parking.settle(batch.jobs, failures, feed.epoch)
+
+        if unwritten is None or self.auditing is None:
+            self._settle(batch, feed)
+        else:
+            settle = partial(self._settle, batch, feed)
+            await self.auditing.add(unwritten, size=batch.size, settle=settle)
 
     def _settle(self, batch: Batch, feed: Feed) -> None:
+
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _in_time(self, batch: Batch, feed: Feed) -> Sequence[Job]:
-        """The jobs that may still be started; the others are recorded as dead."""
-        if not batch.expires or not (late := await self.expiry.judge(batch.jobs)):
-            return batch.jobs
+    async def _run_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
+        while batch.jobs:
+            admitted, batch = await parking.admit(batch, feed)
+            if admitted.jobs:
+                await self._run(admitted, feed)
 
-        await self._record(late, feed)
+    async def _run(self, batch: Batch, feed: Feed) -> None:
+        late = await self._late(batch, feed)
         gone = {failure.job.id for failure in late}
-        return [job for job in batch.jobs if job.id not in gone]
+        jobs = [job for job in batch.jobs if job.id not in gone] if late else batch.jobs
+        failures, unwritten = await self._execute(jobs, feed) if jobs else ([], None)
+        await self._finish(batch, [*late, *failures], feed, unwritten)
 
-    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> Execution | None:
-        """Call the handler and record; what succeeded, if it is still to be audited."""
+    async def _late(self, batch: Batch, feed: Feed) -> list[Failure]:
+        """The jobs that may not be started any more, recorded as dead."""
+        late = await self.expiry.judge(batch.jobs) if batch.expires else []
+        if late:
+            await self._record(late, feed)
+
+        return late
+
+    async def _execute(
+        self, jobs: Sequence[Job], feed: Feed
+    ) -> tuple[Sequence[Failure], Execution | None]:
+        """Call the handler and record. What failed, and what succeeded and is not audited yet."""
         self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
         if self.handler.executes:
             return await self._execute_in_unit(jobs, feed)
@@ -110,9 +139,11 @@ class Attempt(Struct, frozen=True, kw_only=True):
         if failures:
             await self._record(failures, feed)
 
-        return self._unwritten(jobs, call, failures)
+        return failures, self._unwritten(jobs, call, failures)
 
-    async def _execute_in_unit(self, jobs: Sequence[Job], feed: Feed) -> Execution | None:
+    async def _execute_in_unit(
+        self, jobs: Sequence[Job], feed: Feed
+    ) -> tuple[Sequence[Failure], Execution | None]:
         async with self.units.open(epoch=feed.epoch) as unit:
             call, failures = await self._handle(jobs, unit)
             executed = self._unwritten(jobs, call, ())
@@ -121,14 +152,15 @@ class Attempt(Struct, frozen=True, kw_only=True):
             )
             if recorded:
                 self._tell(failures)
-                return self._unwritten(jobs, call, failures, {**unit.jobs, **unit.once})
+                written = {**unit.jobs, **unit.once}
+                return failures, self._unwritten(jobs, call, failures, written)
 
         failures = self._audited(failures, call)
         await self.settlement.finish_once(unit, failures, executed=executed, epoch=feed.epoch)
         if failures:
             await self._record(failures, feed)
 
-        return self._unwritten(jobs, call, failures, unit.once)
+        return failures, self._unwritten(jobs, call, failures, unit.once)
 
     def _unwritten(
         self,

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -14,6 +15,7 @@ from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.hold import Hold, finish
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batcher
@@ -56,7 +58,10 @@ class Orchestrator:
         limits: Limits,
         chores: Sequence[Chore],
         notice: Notice,
+        keys: Parking | Clearing | None = None,
     ) -> None:
+        """``keys`` is told of each hold before its first job."""
+        self._keys = keys
         self._source = source
         self._attempt = attempt
         self._register = register
@@ -163,6 +168,9 @@ class Orchestrator:
             return False
 
     async def _care(self, feed: Feed, intake: Intake) -> Care:
+        if self._keys is not None:
+            await self._keys.begin(feed.epoch)
+
         care = Care(
             self._attempt,
             self._register,
@@ -179,7 +187,11 @@ class Orchestrator:
 
     def _intake(self) -> Intake:
         limits = self._limits
-        cut = Batcher if limits.ordering == "none" else Lanes
+        parking = self._attempt.parking
+        cut: Callable[..., Batcher | Lanes] = Batcher
+        if limits.ordering != "none":
+            cut = partial(Lanes, shares=parking.shares) if parking is not None else Lanes
+
         batcher = cut(
             max_jobs=limits.batch_size,
             max_bytes=limits.batch_bytes,

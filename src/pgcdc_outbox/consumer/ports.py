@@ -8,6 +8,7 @@ from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.call import Execution
 from pgcdc_outbox.core.crash import Started
+from pgcdc_outbox.core.held_keys import Finished, HeldKey
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.events import Event
 from pgcdc_outbox.job import Job, NewJob
@@ -216,6 +217,41 @@ class Ledger(Protocol):
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if the epoch is over."""
+        ...
+
+
+class ParkingLot(Protocol):
+    """Where jobs wait behind another of their key.
+
+    What changes it raises `Fenced` for an old epoch, and `LedgerUnavailable` when
+    trying again may help.
+    """
+
+    async def held(self) -> Sequence[HeldKey]:
+        """Every key that is held."""
+        ...
+
+    async def unheld(self) -> Sequence[str]:
+        """Keys of which jobs are parked, although nothing holds them."""
+        ...
+
+    async def orphaned(self) -> Sequence[str]:
+        """Keys that are held by a job which is nowhere to be found, or is dead."""
+        ...
+
+    async def park(self, jobs: Sequence[Job], held: Sequence[HeldKey], *, epoch: int) -> None:
+        """Write all of them, each behind what holds its key, or none.
+
+        Jobs that were parked before get their places back. Writing the same twice
+        changes nothing.
+        """
+        ...
+
+    async def release(self, finished: Sequence[Finished], *, epoch: int) -> Mapping[str, HeldKey]:
+        """Put the next parked jobs of these keys back in line.
+
+        Returns what holds those of the keys that are not free then.
+        """
         ...
 
 

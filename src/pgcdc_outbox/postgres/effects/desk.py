@@ -36,6 +36,7 @@ class Desk:
         schema: str,
         instance: str,
         prepares: bool,
+        holds_keys: bool,
         beside: Session,
         register: Register,
         notice: Notice,
@@ -47,6 +48,7 @@ class Desk:
         self.client = AsyncClient(_Pool(self), schema=schema)
         self._conninfo = conninfo
         self._prepares = prepares
+        self._holds_keys = holds_keys
         self._beside = beside
         self._register = register
         self._notice = notice
@@ -55,7 +57,11 @@ class Desk:
     def ledger(self, transaction: Transaction) -> Ledger:
         """A ledger that writes in this transaction."""
         return PostgresLedger(
-            transaction, consumer=self.consumer, schema=self.schema, instance=self.instance
+            transaction,
+            consumer=self.consumer,
+            schema=self.schema,
+            instance=self.instance,
+            holds_keys=self._holds_keys,
         )
 
     async def take(self) -> Transaction:

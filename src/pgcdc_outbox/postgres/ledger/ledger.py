@@ -45,8 +45,18 @@ class Runs(Protocol):
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Runs, *, consumer: str, schema: str, instance: str) -> None:
+    def __init__(
+        self,
+        session: Runs,
+        *,
+        consumer: str,
+        schema: str,
+        instance: str,
+        holds_keys: bool = False,
+    ) -> None:
+        """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
+        self._holds_keys = holds_keys
         self._consumer = consumer
         self._instance = instance
         self._record = query("record", schema)
@@ -68,6 +78,7 @@ class PostgresLedger:
                     "consumer": self._consumer,
                     "epoch": epoch,
                     "instance": self._instance,
+                    "holds": self._holds_keys,
                     **_columns(failures, unicode=unicode),
                     **_calls(failures),
                 },
@@ -132,23 +143,14 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
-        "ids": [job.id for job in jobs],
-        "attempts": [job.attempt for job in jobs],
+        **job_columns(jobs),
+        "parked": [job.parked for job in jobs],
         "prior_attempts": [
             job.prior_attempts + isinstance(fate, Snooze)
             for job, fate in zip(jobs, fates, strict=True)
         ],
-        "created_us": [job.created_us for job in jobs],
-        "topics": [job.topic for job in jobs],
-        "payloads": [job.payload for job in jobs],
-        "keys": [job.key for job in jobs],
-        "headers": [_json(job.headers) if job.headers else None for job in jobs],
-        "content_types": [
-            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
-        ],
         "delays": [_delay(fate) for fate in fates],
         "due_us": [_due_us(fate) for fate in fates],
-        "expires_us": [job.expires_us for job in jobs],
         "reasons": [spell(fate.reason) if isinstance(fate, Dead) else None for fate in fates],
         # To be put off is no error.
         "errors": [
@@ -157,6 +159,24 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         ],
         "texts": [spell(failure.text) for failure in failures],
         "jobs": [failure.jobs for failure in failures],
+    }
+
+
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
+    """What a table keeps of a job, as arrays."""
+    return {
+        "ids": [job.id for job in jobs],
+        "attempts": [job.attempt for job in jobs],
+        "prior_attempts": [job.prior_attempts for job in jobs],
+        "created_us": [job.created_us for job in jobs],
+        "topics": [job.topic for job in jobs],
+        "payloads": [job.payload for job in jobs],
+        "keys": [job.key for job in jobs],
+        "headers": [_json(job.headers) if job.headers else None for job in jobs],
+        "content_types": [
+            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
+        ],
+        "expires_us": [job.expires_us for job in jobs],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
 

@@ -4,6 +4,8 @@
 -- did not fail. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
 -- Whoever was noted as running is not any more; the note knows best who ran it, and when.
+-- Where the order of a key is strict, the others of it wait from here on for one that is
+-- due again.
 with fence as materialized (
     select name
     from :"schema".consumer
@@ -17,10 +19,11 @@ with fence as materialized (
         %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
         %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
         %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[],
-        %(outcomes)s::text[], %(ages)s::double precision[], %(seconds)s::double precision[]
+        %(parked)s::integer[], %(outcomes)s::text[], %(ages)s::double precision[],
+        %(seconds)s::double precision[]
     ) as t (
         id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
-        delay, reason, error, text, jobs, history, due_us, expires_us, outcome, age, seconds
+        delay, reason, error, text, jobs, history, due_us, expires_us, parked, outcome, age, seconds
     )
     order by id, attempt desc
 ), fresh as materialized (
@@ -51,7 +54,10 @@ with fence as materialized (
         where d.consumer = fence.name and d.id = given.id and d.attempt >= given.attempt
     ) and not exists (
         select from :"schema".trace as t
-        where t.consumer = fence.name and t.id = given.id and t.attempt >= given.attempt
+        where t.consumer = fence.name and t.id = given.id and (
+            t.attempt > given.attempt
+            or t.attempt = given.attempt and coalesce(t.parked >= given.parked, true)
+        )
     )
 ), retried as (
     insert into :"schema".failed (
@@ -86,6 +92,15 @@ with fence as materialized (
         errors = excluded.errors,
         died_at = excluded.died_at,
         xid = excluded.xid
+), held as (
+    insert into :"schema".held_key (consumer, key, id)
+    select distinct on (key) consumer, key, id
+    from fresh
+    where %(holds)s and reason is null and key is not null
+    on conflict (consumer, key) do update set
+        id = excluded.id,
+        until = null,
+        held_at = excluded.held_at
 ), left_failed as (
     delete from :"schema".failed as f
     using fresh
@@ -109,18 +124,23 @@ with fence as materialized (
 select count(*) from fence;
 
 -- name: add_traces
--- Attempts that succeeded, although the position could not pass them yet.
+-- Deliveries that are settled, although the position could not pass them yet.
 with fence as materialized (
     select name
     from :"schema".consumer
     where name = %(consumer)s and epoch = %(epoch)s
     for share
 ), added as (
-    insert into :"schema".trace (consumer, id, attempt)
-    select fence.name, t.id, t.attempt
+    insert into :"schema".trace as known (consumer, id, attempt, parked)
+    select fence.name, t.id, t.attempt, t.parked
     from fence
-    cross join unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
-    on conflict do nothing
+    cross join unnest(
+        %(ids)s::bigint[], %(attempts)s::integer[], %(parked)s::integer[]
+    ) as t (id, attempt, parked)
+    on conflict (consumer, id, attempt) do update set
+        parked = greatest(known.parked, excluded.parked),
+        xid = excluded.xid
+    where known.parked is not null
 )
 select count(*) from fence;
 
