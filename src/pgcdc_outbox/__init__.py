@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
+    from pgcdc_outbox.postgres.producer.schedules.schedules import Schedules
 
 __all__ = [
     "AsyncClient",
@@ -26,6 +28,8 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Schedule",
+    "Schedules",
     "Snooze",
 ]
 
@@ -40,6 +44,8 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Schedule": "postgres.producer.schedules.schedule",
+    "Schedules": "postgres.producer.schedules.schedules",
     "Snooze": "outcome",
 }
 

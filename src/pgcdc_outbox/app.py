@@ -19,7 +19,7 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.parameters import Seconds, declared, interval, limits, named, reading
 from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
@@ -28,6 +28,8 @@ from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
+from pgcdc_outbox.postgres.producer.schedules.firing import Firing
+from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.reading import Mode
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss
@@ -78,6 +80,8 @@ class Consumer:
     - ``failover``: whether standbys keep a copy of the slot (PostgreSQL 17);
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
+    - ``schedules``: put into the database when the consumer is held first, and
+      enqueued from then on by whatever consumer of the outbox runs;
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -110,6 +114,7 @@ class Consumer:
         takeover_grace: Seconds = 5.0,
         failover: bool = False,
         maintenance: Maintenance | bool = True,
+        schedules: Sequence[Schedule] = (),
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -150,6 +155,7 @@ class Consumer:
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
+        self._schedules = declared(schedules)
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -174,10 +180,12 @@ class Consumer:
         try:
             clock = SessionClock(writing)
             promotion = self._promotion(clock)
+            firing = self._firing(writing)
             if once:
+                await firing.all()
                 await promotion.all()
 
-            chores: list[Chore] = [promotion, *self._upkeep()]
+            chores: list[Chore] = [promotion, firing, *self._upkeep()]
             orchestrator = self._orchestrator(writing, clock, instance, chores)
             return await orchestrator.run(self._stop, once=once)
         finally:
@@ -233,6 +241,15 @@ class Consumer:
                 interval=_UPKEEP_SECONDS,
                 notice=self._notice,
             ),
+        )
+
+    def _firing(self, session: Session) -> Firing:
+        return Firing(
+            session,
+            consumer=self.name,
+            schema=self.schema,
+            declared=self._schedules,
+            notice=self._notice,
         )
 
     def _promotion(self, clock: SessionClock) -> Promotion:

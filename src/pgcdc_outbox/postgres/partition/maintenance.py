@@ -1,4 +1,4 @@
-"""Maintenance: partitions made ahead of time, and dropped when settled."""
+"""Maintenance: partitions made ahead of time and dropped when settled, old keys forgotten."""
 
 import logging
 import os
@@ -12,6 +12,7 @@ from msgspec import Struct
 from pgcdc_outbox.errors import OutboxError, SettingsError
 from pgcdc_outbox.postgres.connection import check_conninfo, session
 from pgcdc_outbox.postgres.migrate import check_schema
+from pgcdc_outbox.postgres.partition.keys import forget_keys
 from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
 from pgcdc_outbox.postgres.partition.partitions import check_interval
 from pgcdc_outbox.postgres.partition.retention import Kept, Retention
@@ -37,6 +38,8 @@ class Report(Struct, frozen=True, kw_only=True):
     """Partitions dropped."""
     kept: tuple[Kept, ...] = ()
     """Partitions older than the retention that are still there, and why."""
+    keys: int = 0
+    """Dedup keys forgotten, whose time was over."""
     busy: bool = False
     """Somebody else was at it, so that nothing was done."""
 
@@ -144,6 +147,7 @@ class Maintenance:
                 lock_timeout=self._lock_timeout,
                 turn=turn,
             ).apply()
+            keys = forget_keys(connection, self._schema)
 
         return Report(
             created=making.created,
@@ -151,4 +155,5 @@ class Maintenance:
             delayed=making.delayed,
             dropped=dropping.dropped,
             kept=dropping.kept,
+            keys=keys,
         )

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pgcdc_outbox.errors import SettingsError
-from pgcdc_outbox.job import NewJob
+from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.postgres.migrate import check_schema
 from pgcdc_outbox.postgres.producer.enqueue import MAX_PAYLOAD_BYTES, check, check_limit, check_many
 from pgcdc_outbox.postgres.producer.handles.address import Address
@@ -54,6 +54,9 @@ class Client:
         delay: timedelta | float | None = None,
         expires_at: datetime | None = None,
         time_to_live: timedelta | float | None = None,
+        dedup_key: str | None = None,
+        dedup_for: timedelta | float | None = None,
+        on_duplicate: OnDuplicate | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -70,7 +73,15 @@ class Client:
         datetime, or ``time_to_live``, counted by the same clock from the moment
         when it may run, it is not started any more, but a dead letter.
 
-        Raises `JobInvalid` before anything is sent, `TransactionMissing` if
+        Of the jobs of a topic that have the same ``dedup_key``, one is enqueued
+        within ``dedup_for`` (an hour if not given). A later one is left out, and
+        the id of the first returned (``on_duplicate="ignore"``, the default); or
+        it takes the place of the first if that still waits for its time, and is
+        enqueued behind it otherwise ("replace"); or it is refused ("error"). Of
+        two transactions at once, the second waits for the first to end.
+
+        Raises `JobInvalid` before anything is sent, `JobDuplicate` if it is
+        refused because of its key, `TransactionMissing` if
         ``tx`` would commit the job on its own, and what the driver raises on
         ``tx``. Without ``tx``, raises `SourceUnavailable`, `SchemaBehind` or
         `PermissionMissing`; the first may leave open whether it was committed,
@@ -85,6 +96,9 @@ class Client:
             delay,
             expires_at,
             time_to_live,
+            dedup_key,
+            dedup_for,
+            on_duplicate,
             max_payload_bytes=self._limit,
         )
         return self._handle(tx).insert(row)
@@ -153,6 +167,9 @@ class AsyncClient:
         delay: timedelta | float | None = None,
         expires_at: datetime | None = None,
         time_to_live: timedelta | float | None = None,
+        dedup_key: str | None = None,
+        dedup_for: timedelta | float | None = None,
+        on_duplicate: OnDuplicate | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -170,6 +187,9 @@ class AsyncClient:
             delay,
             expires_at,
             time_to_live,
+            dedup_key,
+            dedup_for,
+            on_duplicate,
             max_payload_bytes=self._limit,
         )
         handle = await self._handle(tx)

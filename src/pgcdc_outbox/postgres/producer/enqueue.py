@@ -6,22 +6,32 @@ Pure: it reads no clock. What depends on the time is left to the server's.
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from numbers import Real
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
 
 from pgcdc_outbox.errors import JobInvalid, SettingsError
-from pgcdc_outbox.job import NewJob
+from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.payload import encode
 
 MAX_TOPIC_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1024
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 MAX_DELAY: Final = timedelta(days=365_250)
+DEDUP_FOR: Final = timedelta(hours=1)
 
 # What the tables take at most.
 _TABLE_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
+
+
+class Once(Struct, frozen=True, gc=False):
+    """That a job is not to be enqueued twice."""
+
+    key: str
+    seconds: float
+    """How long the key is taken, from when it is enqueued."""
+    on_duplicate: OnDuplicate
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -41,6 +51,8 @@ class Row(Struct, frozen=True, gc=False):
     """In UTC."""
     time_to_live: float | None = None
     """Seconds from the moment when it may run, above zero."""
+    once: Once | None = None
+    """Whether a key stands for it."""
 
     @property
     def run_at_text(self) -> str | None:
@@ -67,6 +79,9 @@ def check(
     delay: timedelta | float | None = None,
     expires_at: datetime | None = None,
     time_to_live: timedelta | float | None = None,
+    dedup_key: str | None = None,
+    dedup_for: timedelta | float | None = None,
+    on_duplicate: OnDuplicate | None = None,
     *,
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> Row:
@@ -86,13 +101,14 @@ def check(
         )
 
     facts = _headers(headers) if headers is not None else None
+    once = _once(dedup_key, dedup_for, on_duplicate)
     if run_at is None and delay is None and expires_at is None and time_to_live is None:
-        return Row(topic, body, key, facts, content_type)
+        return Row(topic, body, key, facts, content_type, once=once)
 
     start = _moment("run_at", run_at, "delay", delay)
     end = _moment("expires_at", expires_at, "time_to_live", time_to_live)
     _check_end(start, end, time_to_live)
-    return Row(topic, body, key, facts, content_type, *start, *end)
+    return Row(topic, body, key, facts, content_type, *start, *end, once=once)
 
 
 def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> list[Row]:
@@ -120,6 +136,9 @@ def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_B
                 job.delay,
                 job.expires_at,
                 job.time_to_live,
+                job.dedup_key,
+                job.dedup_for,
+                job.on_duplicate,
                 max_payload_bytes=max_payload_bytes,
             )
         except JobInvalid as error:
@@ -180,6 +199,34 @@ def _headers(headers: Mapping[str, str]) -> str | None:
             _utf8(f"headers[{name!r:.80}]", part)
 
     return msgspec.json.encode(dict(headers)).decode() if headers else None
+
+
+def _once(
+    key: str | None, duration: timedelta | float | None, on_duplicate: OnDuplicate | None
+) -> Once | None:
+    if key is None:
+        for field, value in (("dedup_for", duration), ("on_duplicate", on_duplicate)):
+            if value is not None:
+                raise JobInvalid(f"{field}: is given without dedup_key")
+
+        return None
+
+    _check_text("dedup_key", key, MAX_KEY_BYTES)
+    if not key:
+        raise JobInvalid("dedup_key: is empty", hint="Leave it out to enqueue in any case.")
+
+    policy = "ignore" if on_duplicate is None else on_duplicate
+    if policy not in get_args(OnDuplicate):
+        raise JobInvalid(
+            f"on_duplicate: {policy!r:.80} is not known",
+            hint=f"Use one of {', '.join(get_args(OnDuplicate))}.",
+        )
+
+    length = seconds("dedup_for", DEDUP_FOR if duration is None else duration)
+    if length is None:
+        raise JobInvalid("dedup_for: is nothing", hint="Leave it out for an hour.")
+
+    return Once(key, length, policy)
 
 
 Moment = tuple[datetime | None, float | None]
