@@ -2,6 +2,7 @@
 
 import builtins
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_year_of_days_has_each_day_once() -> None:
             moment = cron.after(moment)
             found.append(moment)
 
-        gaps = {later - earlier for earlier, later in zip(found, found[1:], strict=False)}
+        gaps = {later - earlier for earlier, later in pairwise(found)}
         assert all(timedelta(hours=22) < gap < timedelta(hours=26) for gap in gaps)
 
 
