@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
     from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
     from pgcdc_outbox.postgres.producer.schedules.schedules import Schedules
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
@@ -28,6 +31,7 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Router",
     "Schedule",
     "Schedules",
     "Snooze",
@@ -37,6 +41,7 @@ _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
@@ -44,6 +49,7 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
     "Schedule": "postgres.producer.schedules.schedule",
     "Schedules": "postgres.producer.schedules.schedules",
     "Snooze": "outcome",

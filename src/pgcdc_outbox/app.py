@@ -12,8 +12,11 @@ from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
@@ -22,7 +25,10 @@ from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, declared, interval, limits, named, reading
 from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
+from pgcdc_outbox.postgres.effects.desk import Desk
+from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
@@ -59,6 +65,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -99,6 +108,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -118,8 +128,9 @@ class Consumer:
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        policy = RetryPolicy() if retry is None else retry
-        if policy.is_last(Job(0, "", b"")):
+        self._handler = Handler(handler, concurrency=concurrency)
+        policy = self._handler.policy(RetryPolicy() if retry is None else retry)
+        if not self._handler.executes and policy.is_last(Job(0, "", b"")):
             # A job whose every failure is final shares no call: its neighbour's
             # exception must not be its death.
             batch_size = 1
@@ -136,8 +147,8 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
-        self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = interval("promote_interval", promote_interval)
         self._reading = reading(
@@ -175,8 +186,11 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        writing = Session(self._conninfo, name=instance, prepares=self._prepares)
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
+        desk = self._desk(writing, register, instance)
         try:
             clock = SessionClock(writing)
             promotion = self._promotion(clock)
@@ -185,13 +199,18 @@ class Consumer:
                 await firing.all()
                 await promotion.all()
 
+            keys = self._keys(writing)
             chores: list[Chore] = [promotion, firing, *self._upkeep()]
-            orchestrator = self._orchestrator(writing, clock, instance, chores)
+            if isinstance(keys, Parking):
+                chores.append(keys)
+
+            orchestrator = self._orchestrator(writing, clock, register, desk, chores, keys)
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
             with anyio.CancelScope(shield=True):
+                await desk.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -202,33 +221,82 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
+    @property
+    def _prepares(self) -> bool:
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        return self._reading.mode != "polling"
+
+    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
+        return Desk(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            prepares=self._prepares,
+            beside=writing,
+            register=register,
+            notice=self._notice,
+            holds_keys=self._is_strict,
+        )
+
     def _orchestrator(
-        self, writing: Session, clock: SessionClock, instance: str, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        clock: SessionClock,
+        register: PostgresRegister,
+        desk: Desk,
+        chores: Sequence[Chore],
+        keys: Parking | Clearing,
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
-            instance=instance,
+            instance=desk.instance,
             reading=self._reading,
             beside=writing,
             notice=self._notice,
+        )
+        ledger = PostgresLedger(
+            writing, consumer=self.name, schema=self.schema, holds_keys=self._is_strict
+        )
+        settlement = Settlement(
+            consumer=self.name,
+            policy=self._policy,
+            ledger=ledger,
+            notice=self._notice,
+            redact=self._redact,
         )
         attempt = Attempt(
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            ledger=ledger,
+            units=PostgresUnits(desk),
+            settlement=settlement,
+            parking=keys if isinstance(keys, Parking) else None,
             expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
         )
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
-        )
         return Orchestrator(
-            source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
+            source,
+            attempt,
+            register,
+            limits=self._limits,
+            chores=chores,
+            notice=self._notice,
+            keys=keys,
         )
+
+    @property
+    def _is_strict(self) -> bool:
+        return self._limits.ordering == "strict_key"
+
+    def _keys(self, session: Session) -> Parking | Clearing:
+        kind = Parking if self._is_strict else Clearing
+        lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
+        return kind(lot, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
         if self._maintenance is None:

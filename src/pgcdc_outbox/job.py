@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, overload
 import msgspec
 from msgspec import Struct
 
+from pgcdc_outbox.compression import decompress, split
 from pgcdc_outbox.errors import PayloadInvalid
 
 T = TypeVar("T")
@@ -45,6 +46,10 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retried it, and those that ended with `Snooze`."""
     errors: tuple[Failing, ...] = ()
     """The failed attempts, oldest first, bounded."""
+    parked: int = 0
+    """How often it was parked behind another of its key."""
+    position: int = 0
+    """Its place among the parked jobs; 0 if it was never parked."""
 
 
 # gc=False: a job holds no reference back to itself, and a million of them
@@ -100,22 +105,36 @@ class Job(Struct, frozen=True, gc=False):
         """
         return 0 if self.history is None else self.history.prior_attempts
 
+    @property
+    def parked(self) -> int:
+        """How often it was put aside, not executed, because an earlier one of its key failed."""
+        return 0 if self.history is None else self.history.parked
+
+    @property
+    def position(self) -> int:
+        """Its place among the parked jobs of its key; 0 if it was not released from there."""
+        return 0 if self.history is None else self.history.position
+
     @overload
     def json(self) -> Any: ...
     @overload
     def json(self, type: type[T]) -> T: ...
     def json(self, type: Any = Any) -> Any:
-        """Decode the payload as JSON, into ``type`` if one is given.
+        """Decode the payload as JSON, into ``type`` if one is given; unpacked, if it is compressed.
 
         ``type`` is anything msgspec decodes (Struct, dataclass, TypedDict, the
         builtins and their generics) or a Pydantic model. Raises
         `PayloadInvalid` if the payload is not JSON or does not fit.
         """
         try:
-            if (validate := getattr(type, "model_validate_json", None)) is not None:
-                return validate(self.payload)
+            body = self.payload
+            if self.content_type != JSON_TYPE and (packing := split(self.content_type)[1]):
+                body = decompress(body, packing)
 
-            return msgspec.json.decode(self.payload, type=type)
+            if (validate := getattr(type, "model_validate_json", None)) is not None:
+                return validate(body)
+
+            return msgspec.json.decode(body, type=type)
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise PayloadInvalid(f"payload of job {self.id} ({self.topic}): {error}") from error
 

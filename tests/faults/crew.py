@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 REPORT_SECONDS = 2.0
 
 _READING = ("Streaming", "Polling")
-_STATES = {"Connecting", "StandingBy", "Disconnected", *_READING}
+_STATES = {"Connecting", "StandingBy", "Disconnected", "Reconciling", *_READING}
 
 
 class Worker:
@@ -70,7 +70,7 @@ class Worker:
 
     def at_work(self, timeout: float = 20.0) -> None:
         """Wait until it reads jobs or stands by, after whatever it went through."""
-        self._is(*_READING, "StandingBy", timeout=timeout)
+        self._is(*_READING, "Reconciling", "StandingBy", timeout=timeout)
 
     def _is(self, *states: str, timeout: float) -> None:
         def look() -> bool:

@@ -1,13 +1,12 @@
 """A server that restarts, crashes or loses a process costs no job, and hardly a second."""
 
-import os
-import signal
 import time
 
 import pytest
 
 from pgcdc_outbox.testing import PostgresServer
 from tests.faults.scene import Scene
+from tests.faults.worker import Told
 from tests.wait import eventually
 
 STOPPED_WITHIN = 10.0
@@ -103,13 +102,38 @@ def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene:
             own_server.kill()
             worker.saw("Disconnected")
             worker.process.terminate()
-            assert worker.process.wait(20) == 0
+            assert worker.process.wait(20) == 0, worker.log.read_text()
             own_server.resume()
 
         own_scene.crew.start()
         own_scene.executed(50)
 
     own_scene.conclude()
+
+
+@pytest.mark.parametrize("event", ["ChoreFailed", "Disconnected"])
+def test_stopped_while_failures_cannot_be_recorded(
+    own_server: PostgresServer, own_scene: Scene, event: str
+) -> None:
+    """The call has ended, so none is abandoned; its jobs come again."""
+    worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 1.0})
+    worker.reads()
+    own_scene.put(5, fails=1)
+    worker.saw("BatchStarted")
+    with own_scene.forgetting("away"):
+        own_server.kill()
+        (own_scene.truth.folder / "go").touch()
+        eventually(lambda: [told for told in worker.told(event) if _names_the_ledger(told)])
+        assert worker.stop() == 0, worker.log.read_text()
+        own_server.resume()
+
+    assert not worker.told("HandlersAbandoned")
+    own_scene.conclude()
+
+
+def _names_the_ledger(told: Told) -> bool:
+    """Whether it tells that failures could not be recorded, if it tells of a chore."""
+    return told.detail.get("chore", "record outcomes") == "record outcomes"
 
 
 @pytest.mark.parametrize("mode", ["logical"])
@@ -135,7 +159,7 @@ def test_the_reader_s_process_is_killed(own_scene: Scene) -> None:
         own_scene.executed(100)
         worker.reads()
         with own_scene.truth.breaking("kill the walsender", resets=True):
-            os.kill(own_scene.outbox.slot()["active_pid"], signal.SIGKILL)
+            own_scene.kill_the_reader()
 
         own_scene.executed(100, timeout=BACK_WITHIN)
 

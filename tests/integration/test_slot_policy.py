@@ -226,7 +226,8 @@ async def test_a_slot_given_up_for_idleness_is_replaced(fresh_server: Any) -> No
         ({"wal_status": "reserved"}, ""),
         ({"wal_status": "unreserved"}, ""),
         ({"wal_status": "lost"}, "wal_removed: its log was removed, see max_slot_wal_keep_size"),
-        ({"wal_status": "lost", "conflicting": True}, "rows_removed: "),
+        ({"wal_status": "lost", "conflicting": True}, "wal_removed: "),
+        ({"wal_status": "lost", "conflicting": True, "restart_lsn": "0/1"}, "rows_removed: "),
         ({"wal_status": "lost", "invalidation_reason": "rows_removed"}, "rows_removed: rows"),
         (
             {"wal_status": "lost", "invalidation_reason": "wal_level_insufficient"},

@@ -4,19 +4,23 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeVar
 
 import anyio
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.care import Care
-from pgcdc_outbox.consumer.hold import Hold
+from pgcdc_outbox.consumer.hold import Hold, finish
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batcher
 from pgcdc_outbox.core.crash import is_suspect
+from pgcdc_outbox.core.lanes import Lanes, Ordering
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
 from pgcdc_outbox.errors import AccessRefused, OutboxError, SlotInUse
@@ -25,6 +29,8 @@ from pgcdc_outbox.events import Connecting, Disconnected, StandingBy, Stopped
 # A hold that lasted so long was a good one: the next failure is a new story.
 _GOOD_HOLD_SECONDS = 5.0
 _STANDBY_SECONDS = (0.3, 0.7)
+
+T = TypeVar("T")
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -37,6 +43,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     prefetch: int
     prefetch_bytes: int
     drain_timeout: float
+    ordering: Ordering = "none"
 
 
 class Orchestrator:
@@ -51,7 +58,10 @@ class Orchestrator:
         limits: Limits,
         chores: Sequence[Chore],
         notice: Notice,
+        keys: Parking | Clearing | None = None,
     ) -> None:
+        """``keys`` is told of each hold before its first job."""
+        self._keys = keys
         self._source = source
         self._attempt = attempt
         self._register = register
@@ -126,10 +136,17 @@ class Orchestrator:
 
             intake = self._intake()
             self._held = time.monotonic()
+            # It may have to write, which is tried for as long as the server is in trouble.
+            care = await _or_stop(stop, lambda: self._care(feed, intake))
+            if care is None:
+                await finish(feed)
+                self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
+                return False
+
             hold = Hold(
                 feed,
                 intake,
-                await self._care(feed, intake),
+                care,
                 consumer=self._consumer,
                 concurrency=self._limits.concurrency,
                 chores=self._chores,
@@ -150,6 +167,9 @@ class Orchestrator:
             return False
 
     async def _care(self, feed: Feed, intake: Intake) -> Care:
+        if self._keys is not None:
+            await self._keys.begin(feed.epoch)
+
         care = Care(
             self._attempt,
             self._register,
@@ -166,7 +186,12 @@ class Orchestrator:
 
     def _intake(self) -> Intake:
         limits = self._limits
-        batcher = Batcher(
+        parking = self._attempt.parking
+        cut: Callable[..., Batcher | Lanes] = Batcher
+        if limits.ordering != "none":
+            cut = partial(Lanes, shares=parking.shares) if parking is not None else Lanes
+
+        batcher = cut(
             max_jobs=limits.batch_size,
             max_bytes=limits.batch_bytes,
             max_age=limits.linger,
@@ -180,9 +205,9 @@ class Orchestrator:
         )
 
 
-async def _or_stop(stop: Stop, step: Callable[[], Awaitable[Feed]]) -> Feed | None:
+async def _or_stop(stop: Stop, step: Callable[[], Awaitable[T]]) -> T | None:
     """Take a step that may wait long, unless a stop is asked for meanwhile."""
-    result: Feed | None = None
+    result: T | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
 

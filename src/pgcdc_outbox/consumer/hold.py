@@ -53,7 +53,6 @@ class Hold:
         self._workers = anyio.CancelScope()
         self._failure: Exception | None = None
         self._ending = anyio.Event()
-        self._busy = 0
         self.handed_over = False
         """Whether it ended because another feed is to go on; known when it has run."""
         self.abandoned = 0
@@ -78,9 +77,7 @@ class Hold:
 
     async def _finish(self) -> None:
         if self._failure is None:
-            # Shielded: without the last report, finished work would come again.
-            with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-                await self._feed.finish()
+            await finish(self._feed)
 
     async def _run(self, *, once: bool) -> None:
         async with anyio.create_task_group() as reading:
@@ -119,11 +116,9 @@ class Hold:
                     # While it waited for its turn. The log still holds it.
                     return
 
-                self._busy += 1
-                try:
-                    await self._care.run(batch)
-                finally:
-                    self._busy -= 1
+                await self._care.run(batch)
+
+                self._intake.done(batch)
 
             # Neither a full intake nor a handler that never waits gives others a turn.
             if time.monotonic() - yielded_at > _TURN_SECONDS:
@@ -178,12 +173,20 @@ class Hold:
         with anyio.move_on_after(self._drain_timeout):
             await self._stop.wait_insisted()
 
-        self.abandoned = self._busy
-        if self._busy:
-            self._notice(HandlersAbandoned(consumer=self._consumer, batches=self._busy))
+        # Not who only waits for its failures to be recorded: its call has ended.
+        self.abandoned = self._care.calls
+        if self.abandoned:
+            self._notice(HandlersAbandoned(consumer=self._consumer, batches=self.abandoned))
 
         self._workers.cancel()
 
     def _end(self) -> None:
         self._intake.close()
         self._ending.set()
+
+
+async def finish(feed: Feed) -> None:
+    """Let go of a feed in good order, if the server answers in time. Raises `OutboxError`."""
+    # Shielded: without the last report, finished work would come again.
+    with anyio.move_on_after(_FINISH_SECONDS, shield=True):
+        await feed.finish()

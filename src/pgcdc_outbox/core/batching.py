@@ -80,7 +80,7 @@ class Batcher:
             self._close()
             return
 
-        if self._open.jobs and self._open.size + _size(job) > self._max_bytes:
+        if self._open.jobs and self._open.size + job_size(job) > self._max_bytes:
             self._close()
 
         self._put(job, ticket, now)
@@ -123,9 +123,18 @@ class Batcher:
         self._close()
 
     def limit(self, max_jobs: int) -> None:
-        """Cut batches of so many jobs from here on."""
+        """Cut batches of so many jobs from here on, and those that are held anew."""
         self._close()
         self._max_jobs = max_jobs
+        held, opened_at = self._closed, self._opened_at
+        self._closed = deque()
+        self._closed_jobs = self._closed_size = 0
+        for batch in held:
+            for job, ticket in zip(batch.jobs, batch.tickets, strict=True):
+                if batch.dead:
+                    self.add_dead(job, batch.dead, ticket, opened_at)
+                else:
+                    self.add(job, ticket, opened_at)
 
     def ready(self, now: float, *, idle: bool) -> bool:
         """Whether a worker should be given something now."""
@@ -147,6 +156,9 @@ class Batcher:
         self._closed_size -= batch.size
         return batch
 
+    def release(self, batch: Batch) -> None:
+        """A batch is done. Here nothing waits for that; see `Lanes`."""
+
     def clear(self) -> int:
         """Forget what was not handed out: the log still holds it. Returns how many jobs."""
         forgotten = self.jobs
@@ -161,7 +173,7 @@ class Batcher:
 
         self._open.jobs.append(job)
         self._open.tickets.append(ticket)
-        self._open.size += _size(job)
+        self._open.size += job_size(job)
         if job.expires_us is not None:
             self._open.expires = True
 
@@ -173,5 +185,6 @@ class Batcher:
             self._open = Batch()
 
 
-def _size(job: Job) -> int:
+def job_size(job: Job) -> int:
+    """How many bytes a job takes in memory, about."""
     return len(job.payload) + _OVERHEAD

@@ -31,6 +31,18 @@ class Failed(Exception):
     """Stands for the error of a job whose id the handler returned without saying more."""
 
 
+class Raised(Exception):
+    """Stands for an error that a handler got from a call of its own, for some of its jobs.
+
+    With several jobs in that call nobody knows which of them it was about.
+    """
+
+    def __init__(self, error: BaseException, jobs: int = 1) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.jobs = jobs
+
+
 def read(result: Any, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
     """Turn what a handler returned into an error for each job that failed.
 
@@ -68,7 +80,7 @@ def judge(
 ) -> list[Failure]:
     """Judge the jobs of one call that failed, each by its own error."""
     return [
-        _failure(job, error, _fate(job, error, policy, jitter), 1, redact)
+        _judged(job, error, policy, jitter, redact)
         for job in jobs
         if (error := errors.get(job.id)) is not None
     ]
@@ -93,15 +105,7 @@ def judge_raised(
 
         return judge(jobs, {jobs[0].id: error}, policy, jitter=jitter, redact=redact)
 
-    failures = []
-    for job in jobs:
-        fate = policy.judge(job, error, jitter=jitter)
-        if isinstance(fate, Dead):
-            fate = Retry(0.0)
-
-        failures.append(_failure(job, error, fate, len(jobs), redact))
-
-    return failures
+    return [_judged_in_company(job, error, len(jobs), policy, jitter, redact) for job in jobs]
 
 
 def _fate(job: Job, error: BaseException, policy: Policy, jitter: Jitter) -> Retry | Dead | Snooze:
@@ -113,6 +117,33 @@ def goes_alone(job: Job, policy: Policy) -> bool:
     """Whether a job must not share a call: its last failure was shared, or this is its last try."""
     errors = job.errors
     return bool(errors and errors[-1].jobs > 1) or policy.is_last(job)
+
+
+def _judged(
+    job: Job, error: BaseException, policy: Policy, jitter: Jitter, redact: Redact | None
+) -> Failure:
+    if isinstance(error, Raised):
+        if error.jobs > 1:
+            return _judged_in_company(job, error.error, error.jobs, policy, jitter, redact)
+
+        error = error.error
+
+    return _failure(job, error, _fate(job, error, policy, jitter), 1, redact)
+
+
+def _judged_in_company(
+    job: Job,
+    error: BaseException,
+    jobs: int,
+    policy: Policy,
+    jitter: Jitter,
+    redact: Redact | None,
+) -> Failure:
+    fate = policy.judge(job, error, jitter=jitter)
+    if isinstance(fate, Dead):
+        fate = Retry(0.0)
+
+    return _failure(job, error, fate, jobs, redact)
 
 
 def _failure(

@@ -17,8 +17,9 @@ from pgcdc_outbox.errors import (
 )
 
 # Classes of SQLSTATE (manual, appendix A) whose errors pass: connection trouble,
-# a transaction that lost a race, resources, an operator, the system.
-_TRANSIENT = ("08", "40", "53", "57", "58")
+# a transaction that lost a race, resources, an operator, the system. And two limits of
+# time that end the connection, too.
+_TRANSIENT = ("08", "40", "53", "57", "58", "25P03", "25P04")
 
 
 def map_error(error: psycopg.Error, *, doing: str) -> OutboxError:

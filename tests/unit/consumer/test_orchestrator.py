@@ -10,6 +10,7 @@ import pytest
 
 from pgcdc_outbox.consumer import consumer, hold
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.errors import (
     Fenced,
     LedgerUnavailable,
@@ -22,6 +23,7 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.events import (
     BatchStarted,
+    ChoreFailed,
     Connecting,
     Disconnected,
     HandlersAbandoned,
@@ -39,6 +41,7 @@ from tests.unit.consumer.fakes import (
     FakeChore,
     FakeFeed,
     FakeLedger,
+    FakeRegister,
     FakeSource,
     jobs,
     orchestrator,
@@ -208,6 +211,25 @@ class TestStopping:
         assert source.released == 1
         assert events.names() == ["Connecting"]
 
+    async def test_a_stop_while_notes_cannot_be_forgotten_gives_up_waiting(
+        self, chance: Chance
+    ) -> None:
+        chance.answer = lambda low, high: 3600.0 if low else 0.0
+        feed, events = FakeFeed(), Events()
+        noted = Started(id=1, attempt=1, ours=True)
+        register = FakeRegister(noted, errors=[LedgerUnavailable("away")])
+
+        async with running(
+            orchestrator(FakeSource(feed), done, register=register, observers=[events])
+        ) as run:
+            await until(lambda: events.of(ChoreFailed))
+            run.stop.ask()
+            assert await run.end() == 0
+
+        assert feed.finished == 1
+        assert feed.intake is None
+        assert events.names()[-1] == "Stopped"
+
     @pytest.mark.parametrize("error", [LOST, SlotInUse("somebody")])
     async def test_a_stop_while_waiting_to_reopen_gives_up_waiting(
         self, error: Exception, chance: Chance
@@ -273,19 +295,22 @@ class TestStopping:
 
     async def test_the_ledger_is_waited_for_no_longer_than_the_drain(self, chance: Chance) -> None:
         chance.answer = lambda low, high: 3600.0 if low else 0.0
-        feed, ledger = FakeFeed(jobs(1)), FakeLedger(LedgerUnavailable("away"))
+        feed, ledger, events = FakeFeed(jobs(1)), FakeLedger(LedgerUnavailable("away")), Events()
 
         async def handle(jobs: Sequence[Job]) -> list[int]:
             return [jobs[0].id]
 
         async with running(
-            orchestrator(FakeSource(feed), handle, ledger=ledger, drain_timeout=0.01)
+            orchestrator(
+                FakeSource(feed), handle, ledger=ledger, observers=[events], drain_timeout=0.01
+            )
         ) as run:
             await until(lambda: ledger.calls)
             run.stop.ask()
-            assert await run.end() == 1
+            assert await run.end() == 0, "the call has ended"
 
         assert feed.settled == []
+        assert events.of(HandlersAbandoned) == []
 
     async def test_it_can_run_again(self) -> None:
         first, second = FakeFeed(jobs(2)), FakeFeed(jobs(3))

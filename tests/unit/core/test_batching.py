@@ -3,6 +3,7 @@
 import pytest
 
 from pgcdc_outbox.core.batching import Batch, Batcher
+from pgcdc_outbox.core.lanes import Lanes
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.job import Job
 
@@ -20,9 +21,13 @@ def taken(batcher: Batcher) -> list[list[int]]:
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize(
     ("before", "after", "batches"),
-    [(3, 1, [[1, 2], [3], [4], [5]]), (1, 3, [[1], [2], [3, 4, 5]]), (3, 2, [[1, 2], [3, 4], [5]])],
+    [
+        (3, 1, [[1], [2], [3], [4], [5]]),
+        (1, 3, [[1, 2, 3], [4, 5]]),
+        (3, 2, [[1, 2], [3, 4], [5]]),
+    ],
 )
-def test_another_limit_is_for_what_comes_after(
+def test_another_limit_is_for_what_is_held_too(
     many: bool, before: int, after: int, batches: list[list[int]]
 ) -> None:
     batcher, ticket = Batcher(max_jobs=before, max_bytes=1 << 20, max_age=0), Ticket()
@@ -40,6 +45,17 @@ def test_another_limit_is_for_what_comes_after(
 
     assert taken(batcher) == batches
     assert (batcher.jobs, batcher.size) == (0, 0)
+
+
+def test_another_limit_joins_none_that_goes_alone() -> None:
+    batcher = Batcher(max_jobs=1, max_bytes=1 << 20, max_age=0, alone=lambda job: job.attempt == 3)
+    for id_, attempt in ((1, 1), (2, 3), (3, 2), (4, 1)):
+        batcher.add(Job(id_, "topic", b"", attempt=attempt), Ticket(), 0.0)
+
+    batcher.add_dead(Job(5, "topic", b""), "no payload", Ticket(), 0.0)
+    batcher.limit(10)
+
+    assert taken(batcher) == [[1], [2], [3, 4], [5]]
 
 
 def test_a_part_keeps_jobs_and_tickets_together() -> None:
@@ -62,3 +78,14 @@ def test_a_batch_says_whether_one_of_its_jobs_may_expire() -> None:
     batches = [batch for _ in range(3) if (batch := batcher.take())]
     assert [batch.expires for batch in batches] == [False, True, False]
     assert batches[1].part(lambda job: job.id == 9).expires
+
+
+@pytest.mark.parametrize("kind", [Batcher, Lanes])
+def test_a_batch_says_whether_one_of_its_jobs_expires(kind: type[Batcher] | type[Lanes]) -> None:
+    batcher = kind(max_jobs=2, max_bytes=1 << 20, max_age=0)
+    for job in (JOBS[0], JOBS[1], JOBS[2], Job(9, "topic", b"", expires_us=1)):
+        batcher.add(job, Ticket(), 0.0)
+
+    batches = [batcher.take(), batcher.take()]
+
+    assert [batch and batch.expires for batch in batches] == [False, True]

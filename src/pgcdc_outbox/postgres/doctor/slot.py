@@ -61,7 +61,9 @@ def _invalid(seen: dict[str, Any]) -> str:
     if reason := seen.get("invalidation_reason"):  # 17 and later
         return str(reason)
 
-    if seen.get("conflicting"):  # 16
+    # Version 16 says so of every slot that it gave up, but only one whose log was removed
+    # has no place in it any more.
+    if seen.get("conflicting") and seen["restart_lsn"] is not None:
         return "conflict"
 
     return "wal_removed" if seen["wal_status"] == "lost" else ""

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
-from pgcdc_outbox.job import JSON_TYPE, Failing
+from pgcdc_outbox.job import JSON_TYPE, Failing, Job
 from pgcdc_outbox.outcome import Dead, Retry, Snooze
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
+from pgcdc_outbox.postgres.statements import Params, Row
 
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
@@ -26,13 +27,30 @@ _MICROSECOND = timedelta(microseconds=1)
 _LONGEST_DELAY = 10 * 366 * 86400.0
 
 
+class Runs(Protocol):
+    """What runs the statements: a `Session`, or a transaction that is open."""
+
+    async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
+        """Run a statement that gives exactly one row."""
+        ...
+
+    async def encoding(self, *, doing: str) -> str:
+        """How the database keeps text."""
+        ...
+
+
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+    def __init__(
+        self, session: Runs, *, consumer: str, schema: str, holds_keys: bool = False
+    ) -> None:
+        """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
+        self._holds_keys = holds_keys
         self._consumer = consumer
         self._record = query("record", schema)
+        self._record_done = query("record_done", schema)
         self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
@@ -45,7 +63,12 @@ class PostgresLedger:
             unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
+                {
+                    "consumer": self._consumer,
+                    "epoch": epoch,
+                    "holds": self._holds_keys,
+                    **_columns(failures, unicode=unicode),
+                },
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -53,6 +76,23 @@ class PostgresLedger:
 
         if not held:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        """Write that attempts succeeded; how many of them were not known to. Raises as `record`."""
+        ids = [job.id for job in jobs]
+        attempts = [job.attempt for job in jobs]
+        params = {"consumer": self._consumer, "epoch": epoch, "ids": ids, "attempts": attempts}
+        try:
+            held, fresh = await self._session.row(
+                self._record_done, params, doing="record what is done"
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
+
+        if not held:
+            raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+        return int(fresh)
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
@@ -69,23 +109,14 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
-        "ids": [job.id for job in jobs],
-        "attempts": [job.attempt for job in jobs],
+        **job_columns(jobs),
+        "parked": [job.parked for job in jobs],
         "prior_attempts": [
             job.prior_attempts + isinstance(fate, Snooze)
             for job, fate in zip(jobs, fates, strict=True)
         ],
-        "created_us": [job.created_us for job in jobs],
-        "topics": [job.topic for job in jobs],
-        "payloads": [job.payload for job in jobs],
-        "keys": [job.key for job in jobs],
-        "headers": [_json(job.headers) if job.headers else None for job in jobs],
-        "content_types": [
-            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
-        ],
         "delays": [_delay(fate) for fate in fates],
         "due_us": [_due_us(fate) for fate in fates],
-        "expires_us": [job.expires_us for job in jobs],
         "reasons": [spell(fate.reason) if isinstance(fate, Dead) else None for fate in fates],
         # To be put off is no error.
         "errors": [
@@ -94,6 +125,24 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         ],
         "texts": [spell(failure.text) for failure in failures],
         "jobs": [failure.jobs for failure in failures],
+    }
+
+
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
+    """What a table keeps of a job, as arrays."""
+    return {
+        "ids": [job.id for job in jobs],
+        "attempts": [job.attempt for job in jobs],
+        "prior_attempts": [job.prior_attempts for job in jobs],
+        "created_us": [job.created_us for job in jobs],
+        "topics": [job.topic for job in jobs],
+        "payloads": [job.payload for job in jobs],
+        "keys": [job.key for job in jobs],
+        "headers": [_json(job.headers) if job.headers else None for job in jobs],
+        "content_types": [
+            None if job.content_type == JSON_TYPE else job.content_type for job in jobs
+        ],
+        "expires_us": [job.expires_us for job in jobs],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
 

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from pgcdc_outbox.codec import Codec, encoder
+from pgcdc_outbox.compression import Compression
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.postgres.migrate import check_schema
@@ -24,7 +26,8 @@ class Client:
     environment tells: ``PGCDC_OUTBOX_DSN``, else libpq's own variables.
 
     ``schema`` is the schema of the outbox; ``max_payload_bytes`` refuses
-    payloads that are larger once encoded.
+    payloads that are larger once encoded. ``codec`` writes payloads in place of
+    JSON; those that are larger than ``compress_above`` bytes are compressed.
     """
 
     def __init__(
@@ -33,10 +36,14 @@ class Client:
         *,
         schema: str = "outbox",
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        codec: Codec | None = None,
+        compress_above: int | None = None,
+        compression: Compression = "gzip",
     ) -> None:
         check_schema(schema)
         self._schema = schema
         self._limit = check_limit(max_payload_bytes)
+        self._encode = encoder(codec, compress_above=compress_above, compression=compression)
         self._own: Kept | Pooled
         if _is_pool(conninfo_or_pool):
             self._own = Pooled(conninfo_or_pool, schema)
@@ -100,6 +107,7 @@ class Client:
             dedup_for,
             on_duplicate,
             max_payload_bytes=self._limit,
+            encode=self._encode,
         )
         return self._handle(tx).insert(row)
 
@@ -109,7 +117,7 @@ class Client:
         All of them or none, also without ``tx``. Raises as `enqueue` does; a
         `JobInvalid` names the job, as in ``jobs[3].topic``.
         """
-        rows = check_many(jobs, max_payload_bytes=self._limit)
+        rows = check_many(jobs, max_payload_bytes=self._limit, encode=self._encode)
         return self._handle(tx).insert_many(rows) if rows else []
 
     def close(self) -> None:
@@ -146,10 +154,14 @@ class AsyncClient:
         *,
         schema: str = "outbox",
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        codec: Codec | None = None,
+        compress_above: int | None = None,
+        compression: Compression = "gzip",
     ) -> None:
         check_schema(schema)
         self._schema = schema
         self._limit = check_limit(max_payload_bytes)
+        self._encode = encoder(codec, compress_above=compress_above, compression=compression)
         self._own: AsyncKept | AsyncPooled
         if _is_pool(conninfo_or_pool):
             self._own = AsyncPooled(conninfo_or_pool, schema)
@@ -191,6 +203,7 @@ class AsyncClient:
             dedup_for,
             on_duplicate,
             max_payload_bytes=self._limit,
+            encode=self._encode,
         )
         handle = await self._handle(tx)
         return await handle.insert(row)
@@ -201,7 +214,7 @@ class AsyncClient:
         All of them or none, also without ``tx``. Raises as `enqueue` does; a
         `JobInvalid` names the job, as in ``jobs[3].topic``.
         """
-        rows = check_many(jobs, max_payload_bytes=self._limit)
+        rows = check_many(jobs, max_payload_bytes=self._limit, encode=self._encode)
         if not rows:
             return []
 

@@ -11,9 +11,10 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import Struct
 
+from pgcdc_outbox.codec import Encode
 from pgcdc_outbox.errors import JobInvalid, SettingsError
 from pgcdc_outbox.job import NewJob, OnDuplicate
-from pgcdc_outbox.payload import encode
+from pgcdc_outbox.payload import encode as as_json
 
 MAX_TOPIC_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1024
@@ -84,6 +85,7 @@ def check(
     on_duplicate: OnDuplicate | None = None,
     *,
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    encode: Encode = as_json,
 ) -> Row:
     """The row of one job. Raises `JobInvalid`, naming the field."""
     _check_text("topic", topic, MAX_TOPIC_BYTES)
@@ -111,7 +113,12 @@ def check(
     return Row(topic, body, key, facts, content_type, *start, *end, once=once)
 
 
-def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> list[Row]:
+def check_many(
+    jobs: Iterable[NewJob],
+    *,
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    encode: Encode = as_json,
+) -> list[Row]:
     """The rows of several jobs. Raises `JobInvalid`, naming the job and the field."""
     if isinstance(jobs, (NewJob, str, bytes, Mapping)) or not isinstance(jobs, Iterable):
         raise JobInvalid(
@@ -140,6 +147,7 @@ def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_B
                 job.dedup_for,
                 job.on_duplicate,
                 max_payload_bytes=max_payload_bytes,
+                encode=encode,
             )
         except JobInvalid as error:
             raise JobInvalid(f"jobs[{index}].{error}", hint=error.hint) from error

@@ -5,7 +5,6 @@ import anyio
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.together import together
-from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.feedback import report_interval
 from pgcdc_outbox.core.progress import Progress
@@ -20,12 +19,12 @@ from pgcdc_outbox.postgres.source.leadership import Leadership
 from pgcdc_outbox.postgres.source.leaving import Leaving
 from pgcdc_outbox.postgres.source.memory import Memory
 from pgcdc_outbox.postgres.source.reader import Reader
+from pgcdc_outbox.postgres.source.repeats import Repeats
 from pgcdc_outbox.postgres.source.reporter import Reporter
 from pgcdc_outbox.postgres.source.saving import Saving
 from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.start import Start
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
-from pgcdc_outbox.postgres.source.traces import load_traces, save_traces
 
 # How often the server is asked what it knows, while somebody waits for progress.
 _PROGRESS_SECONDS = 0.2
@@ -58,7 +57,6 @@ class LogicalFeed:
         self._stream = stream
         self._leadership = leadership
         self._start = start
-        self._memory = memory
         self._shutdown = shutdown
         self._notice = notice
         self._consumer = leadership.consumer
@@ -96,7 +94,9 @@ class LogicalFeed:
             notice=notice,
         )
         self._advance = Advance(leadership, start.slot)
-        self._ahead = Ahead()
+        self._repeats = Repeats(
+            leadership, self._progress, self._checkpointer, self._leaving, memory
+        )
         self._caught_up = anyio.Event()
         self._streaming = False
 
@@ -117,7 +117,7 @@ class LogicalFeed:
         self._checkpointer.settle()
         before = self._progress.flushed
         self._progress.settle(batch.tickets)
-        self._ahead.add(batch.jobs, batch.tickets, self._passed())
+        self._repeats.settle(batch)
         if self._progress.flushed != before:
             self._moved()
 
@@ -128,23 +128,8 @@ class LogicalFeed:
             epoch=self.epoch,
             saved=self._checkpointer.durable,
             flushed=self._progress.flushed,
-            settled=self._known_ahead(),
+            settled=self._repeats.deliveries(),
         )
-
-    def _passed(self) -> LSN:
-        """What was settled before it need not be remembered job by job."""
-        return self._leaving.again_from(self._progress.flushed, self._checkpointer.lsn)
-
-    def _known_ahead(self) -> dict[int, int]:
-        """Attempts that are settled although reading may bring them again."""
-        attempts = self._ahead.attempts(self._passed())
-        # What earlier holds settled was committed before this one began. Until that
-        # is passed it may come again in the next one, whether it came in this or not.
-        if self._progress.flushed < self._leadership.inserted:
-            for id_, attempt in self._memory.settled.items():
-                attempts[id_] = max(attempt, attempts.get(id_, 0))
-
-        return attempts
 
     async def caught_up(self) -> None:
         """Return once everything committed before the hold began is settled."""
@@ -200,15 +185,12 @@ class LogicalFeed:
 
     async def _reader(self, intake: Intake) -> Reader:
         """A reader that knows which jobs of the log are settled already."""
-        traces = await load_traces(
-            self._leadership, since=self._start.replayed, settled=self._memory.settled
-        )
         decoding = Decoding(
             intake,
             self._progress,
             consumer=self._consumer,
             schema=self._leadership.schema,
-            traces=traces,
+            traces=await self._repeats.load(self._start.replayed),
             skips_rows=lambda: self._stream.skips_rows,
         )
         return Reader(
@@ -245,7 +227,7 @@ class LogicalFeed:
         if self._streaming:
             await self._saving.save()
 
-        await save_traces(self._leadership, self._known_ahead())
+        await self._repeats.save()
         await self._leaving.forget()
         await self._leadership.release()
 

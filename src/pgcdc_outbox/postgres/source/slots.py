@@ -34,7 +34,7 @@ class Slot(Struct, frozen=True, kw_only=True):
     confirmed_flush_lsn: str | None = None
     restart_lsn: str | None = None
     conflicting: bool | None = None
-    """16 and later."""
+    """16 and later. Version 16 says so of every slot that it gave up."""
     invalidation_reason: str | None = None
     """17 and later, as the next three."""
     inactive_since: str | None = None
@@ -52,7 +52,9 @@ class Slot(Struct, frozen=True, kw_only=True):
             if self.wal_status != "lost":
                 return ""
 
-            reason = "rows_removed" if self.conflicting else "wal_removed"
+            # A slot whose log was removed has no place in it any more.
+            conflicts = self.conflicting and self.restart_lsn is not None
+            reason = "rows_removed" if conflicts else "wal_removed"
 
         return f"{reason}: {_CAUSES[reason]}" if reason in _CAUSES else reason
 

@@ -45,7 +45,7 @@ with taken as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt
     from taken
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 ), put as (
     insert into :"schema".immediate (
         id, attempt, topic, payload, key, headers, content_type, consumer, history
@@ -75,7 +75,7 @@ with taken as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt
     from taken
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 )
 select consumer, id
 from taken
@@ -124,7 +124,7 @@ with due as materialized (
     where k.consumer is null
        or k.system_id <> s.system_identifier::text
        or not pg_visible_in_snapshot(t.xid, k.snapshot)
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 )
 select died_at, consumer, id, (select count(*) from taken) as jobs
 from due

@@ -3,7 +3,8 @@
 -- comes back when it expires, to be found dead. Without an error it was put off: it
 -- did not fail. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
--- Whoever was noted as running is not any more.
+-- Whoever was noted as running is not any more. Where the order of a key is strict, the
+-- others of it wait from here on for one that is due again.
 with fence as materialized (
     select name
     from :"schema".consumer
@@ -16,10 +17,10 @@ with fence as materialized (
         %(created_us)s::bigint[], %(topics)s::text[], %(payloads)s::bytea[], %(keys)s::text[],
         %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
         %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
-        %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[]
+        %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[], %(parked)s::integer[]
     ) as t (
         id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
-        delay, reason, error, text, jobs, history, due_us, expires_us
+        delay, reason, error, text, jobs, history, due_us, expires_us, parked
     )
     order by id, attempt desc
 ), fresh as materialized (
@@ -49,7 +50,10 @@ with fence as materialized (
         where d.consumer = fence.name and d.id = given.id and d.attempt >= given.attempt
     ) and not exists (
         select from :"schema".trace as t
-        where t.consumer = fence.name and t.id = given.id and t.attempt >= given.attempt
+        where t.consumer = fence.name and t.id = given.id and (
+            t.attempt > given.attempt
+            or t.attempt = given.attempt and coalesce(t.parked >= given.parked, true)
+        )
     )
 ), retried as (
     insert into :"schema".failed (
@@ -84,6 +88,15 @@ with fence as materialized (
         errors = excluded.errors,
         died_at = excluded.died_at,
         xid = excluded.xid
+), held as (
+    insert into :"schema".held_key (consumer, key, id)
+    select distinct on (key) consumer, key, id
+    from fresh
+    where %(holds)s and reason is null and key is not null
+    on conflict (consumer, key) do update set
+        id = excluded.id,
+        until = null,
+        held_at = excluded.held_at
 ), left_failed as (
     delete from :"schema".failed as f
     using fresh
@@ -96,17 +109,67 @@ with fence as materialized (
 select count(*) from fence;
 
 -- name: add_traces
--- Attempts that succeeded, although the position could not pass them yet.
+-- Deliveries that are settled, although the position could not pass them yet.
 with fence as materialized (
     select name
     from :"schema".consumer
     where name = %(consumer)s and epoch = %(epoch)s
     for share
 ), added as (
-    insert into :"schema".trace (consumer, id, attempt)
+    insert into :"schema".trace as known (consumer, id, attempt, parked)
+    select fence.name, t.id, t.attempt, t.parked
+    from fence
+    cross join unnest(
+        %(ids)s::bigint[], %(attempts)s::integer[], %(parked)s::integer[]
+    ) as t (id, attempt, parked)
+    on conflict (consumer, id, attempt) do update set
+        parked = greatest(known.parked, excluded.parked),
+        xid = excluded.xid
+    where known.parked is not null
+)
+select count(*) from fence;
+
+-- name: record_done
+-- Attempts that succeeded, written together with what they did, or before they are
+-- settled otherwise. Durable when it is committed, whatever the database is used to:
+-- this process will believe it. Should the process stop between this and its commit,
+-- whoever takes over waits for the lock, though not for long.
+-- The parked deliveries of an attempt are settled with it.
+with fence as materialized (
+    select name,
+           set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end, true),
+           set_config('idle_in_transaction_session_timeout', '10s', true)
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), done as (
+    insert into :"schema".trace as known (consumer, id, attempt)
     select fence.name, t.id, t.attempt
     from fence
     cross join unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
+    where known.parked is not null
+    returning 1
+), ended as (
+    delete from :"schema".started as s
+    using fence, unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
+    where s.consumer = fence.name and s.id = t.id and s.attempt <= t.attempt
 )
-select count(*) from fence;
+select (select count(*) from fence), (select count(*) from done);
+
+-- name: xact_status
+select pg_xact_status(%(xid)s::xid8);
+
+-- name: is_recorded
+-- Whether what became of an attempt is known. Asked after its transaction has ended,
+-- and in another statement: this one sees what was committed when it begins.
+select exists (
+    select from :"schema".trace
+    where consumer = %(consumer)s and id = %(id)s and attempt = %(attempt)s and parked is null
+) or exists (
+    select from :"schema".failed
+    where consumer = %(consumer)s and id = %(id)s and attempt >= %(attempt)s
+) or exists (
+    select from :"schema".dead_letter
+    where consumer = %(consumer)s and id = %(id)s and attempt >= %(attempt)s
+);

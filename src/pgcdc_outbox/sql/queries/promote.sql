@@ -18,7 +18,7 @@ with due_failed as materialized (
 ), traced as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt from taken_failed
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 ), put_failed as (
     insert into :"schema".immediate (
         id, attempt, topic, payload, key, headers, content_type, consumer, expires_at, history

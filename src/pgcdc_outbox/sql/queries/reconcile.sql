@@ -12,6 +12,12 @@ from (
     limit %(limit)s
 ) as unsettled;
 
+-- name: stay_in_partitions
+-- While rows move from DEFAULT to a partition of their own, a reader that has begun to plan
+-- would wait for DEFAULT, and then find them neither there nor in the partition, which it
+-- does not know yet. So every partition is locked first, and the statement planned behind that.
+lock table :"schema".immediate in access share mode;
+
 -- name: read_later
 -- Rows behind the cursor that are visible in target, a page at a time in the order of
 -- the index. The cursor stands behind every transaction that since has seen begin; it
