@@ -4,8 +4,7 @@ Pure: it reads no clock. What depends on the time is left to the server's.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from numbers import Real
+from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
 import msgspec
@@ -15,11 +14,11 @@ from pgcdc_outbox.codec import Encode
 from pgcdc_outbox.errors import JobInvalid, SettingsError
 from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.payload import encode as as_json
+from pgcdc_outbox.postgres.producer.moments import check_end, moment, seconds
 
 MAX_TOPIC_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1024
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
-MAX_DELAY: Final = timedelta(days=365_250)
 DEDUP_FOR: Final = timedelta(hours=1)
 
 # What the tables take at most.
@@ -107,9 +106,9 @@ def check(
     if run_at is None and delay is None and expires_at is None and time_to_live is None:
         return Row(topic, body, key, facts, content_type, once=once)
 
-    start = _moment("run_at", run_at, "delay", delay)
-    end = _moment("expires_at", expires_at, "time_to_live", time_to_live)
-    _check_end(start, end, time_to_live)
+    start = moment("run_at", run_at, "delay", delay)
+    end = moment("expires_at", expires_at, "time_to_live", time_to_live)
+    check_end(start, end, time_to_live)
     return Row(topic, body, key, facts, content_type, *start, *end, once=once)
 
 
@@ -235,63 +234,3 @@ def _once(
         raise JobInvalid("dedup_for: is nothing", hint="Leave it out for an hour.")
 
     return Once(key, length, policy)
-
-
-Moment = tuple[datetime | None, float | None]
-"""An instant in UTC, or seconds; neither says nothing."""
-
-
-def _moment(
-    at_field: str, at: datetime | None, after_field: str, after: timedelta | float | None
-) -> Moment:
-    """A moment that may be given in two ways, and is given in one at most."""
-    if at is not None and after is not None:
-        raise JobInvalid(f"{at_field}, {after_field}: both are given", hint="Give one of them.")
-
-    return (
-        None if at is None else instant(at_field, at),
-        None if after is None else seconds(after_field, after),
-    )
-
-
-def _check_end(start: Moment, end: Moment, time_to_live: timedelta | float | None) -> None:
-    if time_to_live is not None and end[1] is None:
-        raise JobInvalid("time_to_live: is nothing", hint="Leave it out: the job never expires.")
-
-    if start[0] is not None and end[0] is not None and end[0] <= start[0]:
-        raise JobInvalid("expires_at: is not after run_at, so that the job would never run")
-
-
-def instant(field: str, at: datetime) -> datetime:
-    """The instant in UTC. Raises `JobInvalid`."""
-    if not isinstance(at, datetime):
-        raise JobInvalid(f"{field}: a {type(at).__name__} is given", hint="Give an aware datetime.")
-
-    if at.utcoffset() is None:
-        raise JobInvalid(
-            f"{field}: {at.isoformat()} has no time zone",
-            hint="Use datetime.now(UTC) + ..., or datetime(..., tzinfo=ZoneInfo('...')).",
-        )
-
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise JobInvalid(f"{field}: {at.isoformat()} is out of range in UTC") from None
-
-
-def seconds(field: str, after: timedelta | float) -> float | None:
-    """Seconds above zero; None for zero. Raises `JobInvalid`."""
-    number = after.total_seconds() if isinstance(after, timedelta) else after
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise JobInvalid(
-            f"{field}: a {type(after).__name__} is given", hint="Give a timedelta, or seconds."
-        )
-
-    # NaN fails the comparison too. Compared before converting: a huge int would overflow.
-    if not 0 <= number <= MAX_DELAY.total_seconds():
-        raise JobInvalid(
-            f"{field}: {after!r:.80} is not within 0 and {MAX_DELAY.days} days",
-            hint="Give seconds that are finite and not negative; 0 means at once.",
-        )
-
-    return float(number) or None
