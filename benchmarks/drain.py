@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import anyio
 
@@ -22,7 +23,7 @@ SHAPES = (1, 1000)
 SETTINGS = {"batch_size": 1000, "prefetch": 20_000}
 
 
-def drain(backlog: Backlog, **settings: int) -> float:
+def drain(backlog: Backlog, **settings: Any) -> float:
     """Seconds that our consumer takes for the backlog."""
     backlog.rewind()
     seen = 0

@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "schedule": ("schedule", "Add, list, pause, resume or remove schedules."),
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, discard or purge dead letters."),
+    "jobs": ("jobs", "Show, list or cancel single jobs."),
+    "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 
