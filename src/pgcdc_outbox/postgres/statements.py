@@ -47,7 +47,7 @@ async def rows_by_index(
                 "select set_config(name, 'off', true) from unnest("
                 "array['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) as name"
             )
-            await connection.execute(locking.encode())
+            await connection.execute(locking.encode(), {})
             return await rows(connection, statement, params, doing=doing)
     except psycopg.Error as error:
         raise map_error(error, doing=doing) from error
