@@ -163,7 +163,8 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "forget_started", {**me, **ended})
     execute(consumer, "calm", me)
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
-    execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
+    given = {**{field: [] for field in fields}, "instance": "i", "holds": True}
+    execute(consumer, "record", {**me, **given})
     done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
     execute(
         consumer,
