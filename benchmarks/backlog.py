@@ -9,12 +9,12 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from benchmarks import outbox
 from benchmarks.case import Sample
 from benchmarks.place import Place
 from benchmarks.slots import copy_slot, drop_slot, read_all, slot_of
 from benchmarks.task import Task
 from benchmarks.usage import ServerUsage
-from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.names import publication_name
 
 SMALL: Final = 40
@@ -57,13 +57,21 @@ class Backlog:
         payload: int = SMALL,
         consumers: Sequence[str] = ("default",),
         days: int = 0,
+        prepare: str = "",
     ) -> None:
-        """``size`` is how many jobs there are in a transaction, ``payload`` their bytes."""
+        """``size`` is how many jobs there are in a transaction, ``payload`` their bytes.
+
+        ``prepare`` is a statement to run before there are any.
+        """
         self.jobs = jobs - jobs % size
         self.dsn = dsn
         self._place = place
         self._slots: dict[str, str] = {}
         self._positions: dict[str, tuple[str, str, str]] = {}
+        if prepare:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(prepare.encode())
+
         for name in consumers:
             self._register(name)
 
@@ -99,7 +107,7 @@ class Backlog:
         """A slot that stands before the backlog, for a reader that is not ours."""
         name = f"bench_{secrets.token_hex(4)}"
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            copy_slot(connection, self._template("default"), name)
+            copy_slot(connection, self._template(next(iter(self._slots))), name)
 
         try:
             yield name
@@ -163,5 +171,5 @@ class Backlog:
 def backlog(place: Place, **parameters: object) -> Iterator[Backlog]:
     """A backlog in a database of its own."""
     with place.database() as dsn:
-        migrate(dsn)
+        outbox.create(dsn)
         yield Backlog(place, dsn, **parameters)  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ from functools import partial
 import msgspec
 import psycopg
 
+from benchmarks import outbox
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.place import Place
 from benchmarks.slots import read_all
 from benchmarks.usage import Usage
 from pgcdc_outbox import Client, NewJob
-from pgcdc_outbox.postgres.migrate import migrate
 
 YARDSTICK = "binary COPY with ids and times"
 TOPIC = "order.paid"
@@ -37,7 +37,7 @@ class Bulk(Case):
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
         jobs = scale.size(100_000, quick=500)
         with place.database() as dsn:
-            migrate(dsn)
+            outbox.create(dsn)
             read_all(dsn)
             yield Point(
                 name=f"{jobs:,} jobs",

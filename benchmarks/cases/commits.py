@@ -8,13 +8,12 @@ from typing import Final
 
 import psycopg
 
-from benchmarks import pgbench
+from benchmarks import outbox, pgbench
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.crew import attending
 from benchmarks.place import Place
 from benchmarks.slots import read_all
 from benchmarks.task import Task
-from pgcdc_outbox.postgres.migrate import migrate
 
 CLIENTS: Final = (16, 64)
 YARDSTICK: Final = "INSERT, nobody reads"
@@ -48,7 +47,7 @@ class Commits(Case):
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
         seconds = scale.duration(5, quick=1)
         with place.database() as dsn:
-            migrate(dsn)
+            outbox.create(dsn)
             read_all(dsn)
             for disk in scale.few((lambda: nullcontext("each commit on disk"), place.without_disk)):
                 with disk() as how:

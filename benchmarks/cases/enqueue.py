@@ -11,12 +11,12 @@ import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from benchmarks import outbox
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.place import Place
 from benchmarks.slots import read_all
 from benchmarks.usage import Usage
 from pgcdc_outbox import AsyncClient, Client
-from pgcdc_outbox.postgres.migrate import migrate
 
 YARDSTICK: Final = "INSERT by hand"
 TOPIC: Final = "order.paid"
@@ -48,7 +48,7 @@ class Enqueue(Case):
 
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
         with place.database() as dsn:
-            migrate(dsn)
+            outbox.create(dsn)
             read_all(dsn)
             for size, synchronous in scale.few(SHAPES):
                 jobs = scale.size(3000 if synchronous == "on" else 20_000, quick=100)

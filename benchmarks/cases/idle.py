@@ -7,14 +7,13 @@ from typing import Any
 
 import psycopg
 
-from benchmarks import latency, producer
+from benchmarks import latency, outbox, producer
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.crew import attending
 from benchmarks.place import Place
 from benchmarks.producer import Calls
 from benchmarks.slots import bare_slot, read_all
 from benchmarks.task import Task
-from pgcdc_outbox.postgres.migrate import migrate
 
 PAUSE_SECONDS = 0.05
 YARDSTICK = "bare psycopg2 cursor"
@@ -37,7 +36,7 @@ class Idle(Case):
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
         count = scale.size(400, quick=10)
         with place.database() as dsn:
-            migrate(dsn)
+            outbox.create(dsn)
             for transport in scale.few(place.transports):
                 run = partial(_run, place, dsn, transport, count)
                 yield Point(

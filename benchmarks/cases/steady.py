@@ -6,7 +6,7 @@ from functools import partial
 
 import psycopg
 
-from benchmarks import latency, pgbench
+from benchmarks import latency, outbox, pgbench
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.crew import attending
 from benchmarks.lag import Lag
@@ -14,7 +14,6 @@ from benchmarks.place import Place
 from benchmarks.slots import bare_slot, read_all, slot_of
 from benchmarks.task import Task
 from benchmarks.usage import ServerUsage
-from pgcdc_outbox.postgres.migrate import migrate
 
 CLIENTS = 8
 YARDSTICK = "bare psycopg2 cursor"
@@ -45,7 +44,7 @@ class Steady(Case):
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
         seconds = scale.duration(20, quick=1)
         with place.database() as dsn:
-            migrate(dsn)
+            outbox.create(dsn)
             for rate, durably in scale.few(RATES):
                 with nullcontext("each commit on disk") if durably else place.without_disk() as how:
                     yield Point(

@@ -28,7 +28,7 @@ def run(*arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         env=os.environ,
     )
     assert done.returncode == 0, done.stderr
@@ -74,11 +74,11 @@ def test_every_plot_is_an_image(kept: Path) -> None:
 
 def test_draining_has_a_command_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "drain.json"
-    printed = run("benchmarks.drain", "1000", "2", "--quick", f"--json={file}")
+    printed = run("benchmarks.drain", "1000", "1", "--quick", f"--json={file}")
     assert "1 job in a transaction" in printed
     assert "1,000 jobs in a transaction" in printed
     (result,) = Report.load(file).results
-    assert [len(point.standings[0].samples) for point in result.points] == [2, 2]
+    assert [len(point.standings[0].samples) for point in result.points] == [1, 1]
     ratios = [s for point in result.points for s in point.standings if point.ratio(s)]
     assert len(re.findall(r"\*\*\d+\.\d\d\*\*", printed)) == len(ratios) == 10
 
