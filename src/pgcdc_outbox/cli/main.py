@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, discard or purge dead letters."),
+    "bench": ("bench", "Measure on your own database."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 
