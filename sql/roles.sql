@@ -42,7 +42,7 @@ grant select, insert, update on :"schema".consumer, :"schema".checkpoint, :"sche
 grant select, insert on :"schema".immediate to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".failed to pgcdc_outbox_consumer;
 grant select, update, delete on :"schema".scheduled to pgcdc_outbox_consumer;
-grant select, insert, delete on :"schema".trace to pgcdc_outbox_consumer;
+grant select, insert, update, delete on :"schema".trace to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".started to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".parked, :"schema".held_key to pgcdc_outbox_consumer;
 grant select, insert on :"schema".attempt to pgcdc_outbox_consumer;
@@ -54,6 +54,7 @@ grant select, update on :"schema".recurring to pgcdc_outbox_consumer;
 grant select on all tables in schema :"schema" to pgcdc_outbox_operator;
 grant delete on :"schema".dead_letter to pgcdc_outbox_operator;
 grant insert on :"schema".immediate, :"schema".trace to pgcdc_outbox_operator;
+grant update on :"schema".trace to pgcdc_outbox_operator;
 
 -- Migrations and the maintenance of partitions create and drop tables: that is the
 -- owner's. A consumer that maintains partitions itself has to be a member of it:

@@ -26,6 +26,7 @@ class Pooler:
     def __init__(self, dsn: str, *, size: int) -> None:
         self._dsn = dsn
         self._connections = [psycopg.connect(dsn, autocommit=True) for _ in range(size)]
+        self._servers: list[socket.socket] = []
         self._free: queue.Queue[socket.socket] = queue.Queue()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
@@ -39,6 +40,7 @@ class Pooler:
         for connection in self._connections:
             server = socket.socket(fileno=os.dup(connection.fileno()))
             server.setblocking(True)
+            self._servers.append(server)
             self._free.put(server)
 
         self._start(self._accept)
@@ -51,8 +53,10 @@ class Pooler:
         for thread in self._threads:
             thread.join(30)
 
-        while not self._free.empty():
-            self._free.get().close()
+        # Also one that was not given back, because the server ended it: else a later test
+        # of this process would be blamed for it.
+        for server in self._servers:
+            server.close()
 
         for connection in self._connections:
             connection.close()

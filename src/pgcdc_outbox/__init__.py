@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from pgcdc_outbox.app import Consumer
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
-    from pgcdc_outbox.outcome import Dead, Done, Retry
+    from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.routing.context import Context
+    from pgcdc_outbox.routing.router import Router
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Consumer",
+    "Context",
     "Dead",
     "Done",
     "Job",
@@ -26,12 +29,15 @@ __all__ = [
     "NewJob",
     "Retry",
     "RetryPolicy",
+    "Router",
+    "Snooze",
 ]
 
 _HOMES = {
     "AsyncClient": "postgres.producer.client",
     "Client": "postgres.producer.client",
     "Consumer": "app",
+    "Context": "routing.context",
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
@@ -39,6 +45,8 @@ _HOMES = {
     "NewJob": "job",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
+    "Router": "routing.router",
+    "Snooze": "outcome",
 }
 
 

@@ -9,18 +9,26 @@ import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
 from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
 from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
+from pgcdc_outbox.postgres.effects.desk import Desk
+from pgcdc_outbox.postgres.effects.units import PostgresUnits
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
+from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
@@ -41,8 +49,8 @@ class Consumer:
     """Reads one outbox and hands its jobs to a handler, at least once each.
 
     ``handler`` gets a batch of jobs, and returns None (all done), the ids that
-    failed, or a mapping of id to `Done`, `Retry` or `Dead`; it may raise those
-    too. Sync handlers run in a thread. Several consumers of different ``name``
+    failed, or a mapping of id to `Done`, `Retry`, `Snooze` or `Dead`; it may
+    raise those too. Sync handlers run in a thread. Several consumers of different ``name``
     each get every job; several processes of the same name share the work: one
     runs, the others stand by.
 
@@ -55,6 +63,9 @@ class Consumer:
       when nothing comes it leaves at once;
     - ``concurrency``: calls at the same time; with 1 jobs start in the order of
       their commits;
+    - ``ordering``: with "key" jobs of one key start in the order of their commits and
+      never overlap, whatever ``concurrency`` is; with "strict_key" they also wait
+      until one of them that failed is done or dead;
     - ``prefetch``, ``prefetch_bytes``: what is held in memory ahead of the handler,
       by default two batches for each call and at least 2,000 jobs;
     - ``retry``: what becomes of failures;
@@ -93,6 +104,7 @@ class Consumer:
         batch_bytes: int = 4 * MIB,
         linger: Seconds = 0.05,
         concurrency: int = 1,
+        ordering: Ordering = "none",
         prefetch: int | None = None,
         prefetch_bytes: int = 64 * MIB,
         retry: Policy | None = None,
@@ -111,8 +123,9 @@ class Consumer:
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        policy = RetryPolicy() if retry is None else retry
-        if policy.is_last(Job(0, "", b"")):
+        self._handler = Handler(handler, concurrency=concurrency)
+        policy = self._handler.policy(RetryPolicy() if retry is None else retry)
+        if not self._handler.executes and policy.is_last(Job(0, "", b"")):
             # A job whose every failure is final shares no call: its neighbour's
             # exception must not be its death.
             batch_size = 1
@@ -129,8 +142,8 @@ class Consumer:
             prefetch=prefetch,
             prefetch_bytes=prefetch_bytes,
             drain_timeout=drain_timeout,
+            ordering=ordering,
         )
-        self._handler = Handler(handler, concurrency=concurrency)
         self._policy = policy
         self._promote_interval = interval("promote_interval", promote_interval)
         self._reading = reading(
@@ -167,19 +180,29 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        writing = Session(self._conninfo, name=instance, prepares=self._reading.mode != "polling")
+        writing = Session(self._conninfo, name=instance, prepares=self._prepares)
+        register = PostgresRegister(
+            writing, consumer=self.name, schema=self.schema, instance=instance
+        )
+        desk = self._desk(writing, register, instance)
         try:
-            promotion = self._promotion(writing)
+            clock = SessionClock(writing)
+            promotion = self._promotion(clock)
             if once:
                 await promotion.all()
 
+            keys = self._keys(writing)
             chores: list[Chore] = [promotion, *self._upkeep()]
-            return await self._orchestrator(writing, instance, chores).run(self._stop, once=once)
+            if isinstance(keys, Parking):
+                chores.append(keys)
+
+            orchestrator = self._orchestrator(writing, clock, register, desk, chores, keys)
+            return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
             with anyio.CancelScope(shield=True):
+                await desk.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -190,32 +213,82 @@ class Consumer:
         if self._stop is not None:
             self._stop.ask()
 
+    @property
+    def _prepares(self) -> bool:
+        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
+        return self._reading.mode != "polling"
+
+    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
+        return Desk(
+            self._conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            instance=instance,
+            prepares=self._prepares,
+            beside=writing,
+            register=register,
+            notice=self._notice,
+            holds_keys=self._is_strict,
+        )
+
     def _orchestrator(
-        self, writing: Session, instance: str, chores: Sequence[Chore]
+        self,
+        writing: Session,
+        clock: SessionClock,
+        register: PostgresRegister,
+        desk: Desk,
+        chores: Sequence[Chore],
+        keys: Parking | Clearing,
     ) -> Orchestrator:
         source = PostgresSource(
             self._conninfo,
             consumer=self.name,
             schema=self.schema,
-            instance=instance,
+            instance=desk.instance,
             reading=self._reading,
             beside=writing,
             notice=self._notice,
+        )
+        ledger = PostgresLedger(
+            writing, consumer=self.name, schema=self.schema, holds_keys=self._is_strict
+        )
+        settlement = Settlement(
+            consumer=self.name,
+            policy=self._policy,
+            ledger=ledger,
+            notice=self._notice,
+            redact=self._redact,
         )
         attempt = Attempt(
             consumer=self.name,
             handler=self._handler,
             policy=self._policy,
-            ledger=PostgresLedger(writing, consumer=self.name, schema=self.schema),
+            ledger=ledger,
+            units=PostgresUnits(desk),
+            settlement=settlement,
+            parking=keys if isinstance(keys, Parking) else None,
+            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
         )
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
-        )
         return Orchestrator(
-            source, attempt, register, limits=self._limits, chores=chores, notice=self._notice
+            source,
+            attempt,
+            register,
+            limits=self._limits,
+            chores=chores,
+            notice=self._notice,
+            keys=keys,
         )
+
+    @property
+    def _is_strict(self) -> bool:
+        return self._limits.ordering == "strict_key"
+
+    def _keys(self, session: Session) -> Parking | Clearing:
+        kind = Parking if self._is_strict else Clearing
+        lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
+        return kind(lot, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
         if self._maintenance is None:
@@ -230,9 +303,9 @@ class Consumer:
             ),
         )
 
-    def _promotion(self, session: Session) -> Promotion:
+    def _promotion(self, clock: SessionClock) -> Promotion:
         return Promotion(
-            session,
+            clock,
             consumer=self.name,
             schema=self.schema,
             interval=self._promote_interval,

@@ -38,11 +38,21 @@ class HandlerInvalid(OutboxError, TypeError):
     default_hint = "A handler takes one argument, the sequence of jobs: `def handle(jobs): ...`."
 
 
+class RouteInvalid(HandlerInvalid):
+    """A function that cannot be a handler of a topic, or routes that contradict each other.
+
+    The message names the function and what is wrong with it.
+    """
+
+    default_hint = ""
+
+
 class ResultInvalid(OutboxError, TypeError):
     """A handler returned something that says nothing about its jobs."""
 
     default_hint = (
-        "Return None (all done), the ids that failed, or a mapping of id to Done, Retry or Dead."
+        "Return None (all done), the ids that failed, or a mapping of id to Done, Retry, "
+        "Snooze or Dead."
     )
 
 
@@ -198,3 +208,30 @@ class Fenced(OutboxError):
 
     transient = True
     default_hint = "Another instance runs this consumer now; this one stands by."
+
+
+class NotCommitted(OutboxError):
+    """The transaction of a call was rolled back, and everything with it. ``cause`` is why."""
+
+    transient = True
+    default_hint = "Nothing of it happened; its jobs are tried again as the policy says."
+
+    def __init__(self, message: str, *, cause: Exception) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class TransactionOwned(OutboxError, RuntimeError):
+    """A handler wanted to begin or end a transaction that the consumer owns."""
+
+    default_hint = (
+        "The consumer commits it with the outcome of the job. To undo what was done, raise. "
+        "For a transaction of your own open a connection of your own; for savepoints use "
+        "`connection.unsafe`."
+    )
+
+
+class TransactionOver(OutboxError, RuntimeError):
+    """A connection was used after the part of the transaction that it was for."""
+
+    default_hint = "It is of use until the handler returns: ask for another one in each call."

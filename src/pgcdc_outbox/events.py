@@ -96,10 +96,11 @@ class BatchHandled(Event, frozen=True, kw_only=True):
 
 
 class OutcomesRecorded(Event, frozen=True, kw_only=True):
-    """The failures of a batch are durable."""
+    """What is not done of a batch is durable."""
 
     retried: int
     dead: int
+    snoozed: int = 0
 
 
 class BatchSettled(Event, frozen=True, kw_only=True):
@@ -114,6 +115,26 @@ class JobDead(Event, frozen=True, kw_only=True):
     id: int
     topic: str
     reason: str
+
+
+class JobsParked(Event, frozen=True, kw_only=True):
+    """Jobs were put aside, because an earlier one of their key is not finished."""
+
+    jobs: int
+
+
+class JobsReleased(Event, frozen=True, kw_only=True):
+    """What keys waited for is finished: the next parked jobs of each are back in line."""
+
+    keys: int
+    free: int
+    """Of how many of them no job is parked any more."""
+
+
+class OrderGivenUp(Event, frozen=True, kw_only=True):
+    """Order is not strict any more: whatever was parked is back in line."""
+
+    keys: int
 
 
 class CarefulBegan(Event, frozen=True, kw_only=True):

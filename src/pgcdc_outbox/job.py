@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 from msgspec import Struct
 
+from pgcdc_outbox.compression import decompress, split
 from pgcdc_outbox.errors import PayloadInvalid
 
 T = TypeVar("T")
@@ -38,9 +39,14 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_us: int
     """When the job was first enqueued: microseconds since 1970, UTC."""
     prior_attempts: int = 0
-    """Attempts made before a person last retried it; not counted towards the limit."""
+    """Attempts that do not count towards the limit: those made before a person last
+    retried it, and those that ended with `Snooze`."""
     errors: tuple[Failing, ...] = ()
     """The failed attempts, oldest first, bounded."""
+    parked: int = 0
+    """How often it was parked behind another of its key."""
+    position: int = 0
+    """Its place among the parked jobs; 0 if it was never parked."""
 
 
 # gc=False: a job holds no reference back to itself, and a million of them
@@ -66,11 +72,21 @@ class Job(Struct, frozen=True, gc=False):
     """When it was enqueued: microseconds since 1970, UTC."""
     history: History | None = None
     """Earlier attempts; None for a job that was never tried."""
+    expires_us: int | None = None
+    """After this it is not started any more: microseconds since 1970, UTC; None means never."""
 
     @property
     def created_at(self) -> datetime:
         """When the job was enqueued, by the clock of the server; aware, UTC."""
         return _EPOCH + timedelta(microseconds=self.created_us)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """After this it is not started any more, by the clock of the server; aware, UTC."""
+        if self.expires_us is None:
+            return None
+
+        return _EPOCH + timedelta(microseconds=self.expires_us)
 
     @property
     def errors(self) -> tuple[Failing, ...]:
@@ -79,25 +95,43 @@ class Job(Struct, frozen=True, gc=False):
 
     @property
     def prior_attempts(self) -> int:
-        """Attempts made before a person last retried it from the dead letters."""
+        """Attempts that do not count towards the limit.
+
+        Those made before a person last retried it from the dead letters, and
+        those that ended with `Snooze`.
+        """
         return 0 if self.history is None else self.history.prior_attempts
+
+    @property
+    def parked(self) -> int:
+        """How often it was put aside, not executed, because an earlier one of its key failed."""
+        return 0 if self.history is None else self.history.parked
+
+    @property
+    def position(self) -> int:
+        """Its place among the parked jobs of its key; 0 if it was not released from there."""
+        return 0 if self.history is None else self.history.position
 
     @overload
     def json(self) -> Any: ...
     @overload
     def json(self, type: type[T]) -> T: ...
     def json(self, type: Any = Any) -> Any:
-        """Decode the payload as JSON, into ``type`` if one is given.
+        """Decode the payload as JSON, into ``type`` if one is given; unpacked, if it is compressed.
 
         ``type`` is anything msgspec decodes (Struct, dataclass, TypedDict, the
         builtins and their generics) or a Pydantic model. Raises
         `PayloadInvalid` if the payload is not JSON or does not fit.
         """
         try:
-            if (validate := getattr(type, "model_validate_json", None)) is not None:
-                return validate(self.payload)
+            body = self.payload
+            if self.content_type != JSON_TYPE and (packing := split(self.content_type)[1]):
+                body = decompress(body, packing)
 
-            return msgspec.json.decode(self.payload, type=type)
+            if (validate := getattr(type, "model_validate_json", None)) is not None:
+                return validate(body)
+
+            return msgspec.json.decode(body, type=type)
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise PayloadInvalid(f"payload of job {self.id} ({self.topic}): {error}") from error
 
@@ -113,7 +147,9 @@ class NewJob(Struct, frozen=True, kw_only=True):
     """A job to be enqueued, for `Client.enqueue_many`.
 
     At most one of ``run_at`` (an aware datetime) and ``delay`` (a timedelta, or
-    seconds, counted by the clock of the server) may be given.
+    seconds, counted by the clock of the server) may be given, and at most one of
+    ``expires_at`` (an aware datetime) and ``time_to_live`` (a timedelta, or seconds,
+    counted from the moment when the job may run).
     """
 
     payload: Any
@@ -122,3 +158,5 @@ class NewJob(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] | None = None
     run_at: datetime | None = None
     delay: timedelta | float | None = None
+    expires_at: datetime | None = None
+    time_to_live: timedelta | float | None = None

@@ -1,6 +1,6 @@
 """What became of a job: outcomes that a handler returns or raises."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 # About 31 years. PostgreSQL cannot add much more to a date, and a delay that it
 # refuses could never be recorded.
@@ -31,16 +31,43 @@ class Retry(Outcome):
     """
 
     def __init__(self, after: timedelta | float | None = None, error: str = "") -> None:
-        seconds = after.total_seconds() if isinstance(after, timedelta) else after
-        if seconds is not None and not 0 <= seconds <= _LONGEST:
-            raise ValueError(f"after: must be from 0 to {_LONGEST:g} seconds, got {after!r}")
-
         super().__init__(error)
-        self.after = seconds
+        self.after = None if after is None else _seconds(after)
         self.error = error
 
     def __repr__(self) -> str:
         return f"Retry(after={self.after!r}, error={self.error!r})"
+
+
+class Snooze(Outcome):
+    """It is not the time for this job yet: put it off.
+
+    ``until`` is an aware datetime, ``after`` a timedelta or seconds, both by the
+    clock of the server; one of them is given. A moment that has passed means at
+    once. This is no failure: the attempt does not count, and leaves no error.
+    Raises `ValueError` for a naive datetime, and for a delay that is negative or
+    above 1e9 seconds.
+    """
+
+    def __init__(
+        self, until: datetime | None = None, *, after: timedelta | float | None = None
+    ) -> None:
+        if (until is None) == (after is None):
+            raise ValueError("until, after: give one of them")
+
+        if until is not None and not isinstance(until, datetime):
+            raise ValueError(f"until: a {type(until).__name__} is given; give an aware datetime")
+
+        if until is not None and until.utcoffset() is None:
+            raise ValueError(f"until: {until.isoformat()} has no time zone")
+
+        super().__init__("put off")
+        self.until = None if until is None else until.astimezone(UTC)
+        self.after = None if after is None else _seconds(after)
+
+    def __repr__(self) -> str:
+        given = f"after={self.after!r}" if self.until is None else f"until={self.until!r}"
+        return f"Snooze({given})"
 
 
 class Dead(Outcome):
@@ -55,3 +82,11 @@ class Dead(Outcome):
 
     def __repr__(self) -> str:
         return f"Dead({self.reason!r})"
+
+
+def _seconds(after: timedelta | float) -> float:
+    seconds = after.total_seconds() if isinstance(after, timedelta) else after
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"after: must be from 0 to {_LONGEST:g} seconds, got {after!r}")
+
+    return seconds

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final, get_args
 
 from pgcdc_outbox.consumer.consumer import Limits
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.postgres.source.reading import Mode, Reading
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
@@ -28,8 +29,15 @@ def limits(
     prefetch: int | None,
     prefetch_bytes: int,
     drain_timeout: Seconds,
+    ordering: Ordering,
 ) -> Limits:
     """How much at a time, and how long; what ``prefetch`` leaves open follows from the rest."""
+    if ordering not in get_args(Ordering):
+        raise SettingsError(
+            f"ordering: {ordering!r} is not known",
+            hint=f"Use one of {', '.join(get_args(Ordering))}.",
+        )
+
     return Limits(
         batch_size=_at_least("batch_size", batch_size, 1),
         batch_bytes=_at_least("batch_bytes", batch_bytes, 1),
@@ -42,6 +50,7 @@ def limits(
         ),
         prefetch_bytes=_at_least("prefetch_bytes", prefetch_bytes, 1),
         drain_timeout=_seconds("drain_timeout", drain_timeout),
+        ordering=ordering,
     )
 
 

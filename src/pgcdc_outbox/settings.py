@@ -29,6 +29,8 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds that a batch waits to be filled; None leaves it to the consumer."""
     concurrency: int | None = None
     """Most batches at a time; None leaves it to the consumer."""
+    ordering: Literal["none", "key", "strict_key"] | None = None
+    """What of one key is in order; None leaves it to the consumer."""
     prefetch: int | None = None
     """Jobs held in memory ahead of the handler; None leaves it to the consumer."""
     max_attempts: int | None = None

@@ -119,3 +119,52 @@ def test_a_time_that_has_passed_is_due(outbox: str, table: Table):
         Client().enqueue(1, run_at=datetime(2020, 1, 1, tzinfo=UTC), tx=connection)
 
     assert [row["due_at"].year for row in table.rows("scheduled")] == [2020]
+
+
+def test_expires_at_is_an_instant(zone: str, outbox: str, table: Table):
+    homes = [NIGHT.astimezone(ZoneInfo(name)) for name in ZONES]
+    for session_zone in ZONES:
+        with psycopg.connect(
+            outbox, options=f"-c TimeZone={session_zone} -c DateStyle=SQL,DMY"
+        ) as connection:
+            for home in homes:
+                Client().enqueue(1, expires_at=home, tx=connection)
+                Client().enqueue(1, expires_at=home, delay=5, tx=connection)
+
+            Client().enqueue_many(
+                [NewJob(payload=1, expires_at=home, delay=d) for home in homes for d in (0, 5)],
+                tx=connection,
+            )
+
+    for place in ("immediate", "scheduled"):
+        assert [row["expires_at"] for row in table.rows(place)] == [NIGHT] * 18
+
+
+@pytest.mark.parametrize("name", HANDLES)
+async def test_a_time_to_live_counts_from_the_moment_when_a_job_may_run(
+    name: str, outbox: str, table: Table, monkeypatch
+):
+    minute, hour = timedelta(minutes=1), timedelta(hours=1)
+    times = [{}, {"delay": hour}, {"run_at": NIGHT}]
+    async with HANDLES[name](outbox) as handle:
+        with monkeypatch.context() as patch:
+            wrong = time.time() + 3600
+            patch.setattr(time, "time", lambda: wrong)
+            for each in times:
+                await handle.enqueue(1, time_to_live=60, **each)
+
+            await handle.enqueue_many([NewJob(payload=1, time_to_live=minute, **t) for t in times])
+            await handle.enqueue_many([NewJob(payload=1, expires_at=NIGHT)])
+
+        await handle.commit()
+
+    *now, at = table.rows("immediate")
+    assert len(now) == 2
+    assert at["expires_at"] == NIGHT
+    for row in now:
+        assert abs(row["expires_at"] - row["created_at"] - minute) < timedelta(seconds=1)
+
+    later = table.rows("scheduled")
+    assert len(later) == 4
+    for row in later:
+        assert row["expires_at"] - row["due_at"] == minute

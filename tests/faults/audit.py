@@ -3,11 +3,14 @@
 Each rule gives what speaks against it, with the evidence.
 """
 
+import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 
+from pgcdc_outbox.core.lanes import Ordering
 from tests.faults.positions import moved_back, passed_unsettled
 from tests.faults.repeats import Repeats
 from tests.faults.sampler import Sample
@@ -21,7 +24,8 @@ class Audit:
     """Everything that is known at the end of a scenario.
 
     - ``dead``: the dead letters, seq and the attempt that was the last;
-    - ``ordered``: whether one call ran at a time, in one process at a time;
+    - ``ordered``: whether first attempts had to start in the order of the commits of their key;
+    - ``ordering``: what was promised about the jobs of one key, as `Consumer` calls it;
     - ``slots``: where slots began;
     - ``crashed``: ids of jobs that ran when a careful consumer was killed, and lost an
       attempt by it.
@@ -36,6 +40,7 @@ class Audit:
         dead: Mapping[int, int] | None = None,
         max_attempts: int,
         ordered: bool = True,
+        ordering: Ordering = "none",
         samples: Sequence[Sample] = (),
         slots: Sequence[int] = (),
         crashed: Set[int] = frozenset(),
@@ -46,6 +51,7 @@ class Audit:
         self._dead = dead or {}
         self._max_attempts = max_attempts
         self._ordered = ordered
+        self._ordering = ordering
         self._samples = samples
         self._slots = slots
         self._crashed = {run.seq for run in executions if run.id in crashed}
@@ -62,6 +68,8 @@ class Audit:
             self._wrongly_dead,
             self._repeated,
             self._misplaced,
+            self._met,
+            self._overtaken,
             self._moved_back,
             self._forgotten,
         )
@@ -149,11 +157,10 @@ class Audit:
         if not self._ordered:
             return
 
-        delayed = {job.seq for claim in self._claims for job in claim.jobs if job.delayed}
         highest: dict[str, Execution] = {}
         seen: set[int] = set()
         for run in self._executions:
-            if run.attempt > 1 or run.key is None or run.seq in seen or run.seq in delayed:
+            if run.attempt > 1 or run.key is None or run.seq in seen or run.seq in self._delayed:
                 continue
 
             seen.add(run.seq)
@@ -162,6 +169,68 @@ class Audit:
                 yield f"out of order: {run} after {last}"
             else:
                 highest[run.key] = run
+
+    # Jobs of one key never run at the same time, unless nobody could have told.
+
+    def _met(self) -> Iterator[str]:
+        if self._ordering == "none":
+            return
+
+        for runs in self._by_key().values():
+            runs.sort(key=lambda run: run.began)
+            for first, second in pairwise(runs):
+                if second.began < first.at and not self._was_left_running(first, second):
+                    yield f"ran at the same time: {first}, and {second}"
+
+    def _was_left_running(self, first: Execution, second: Execution) -> bool:
+        """Whether a process went on, or left a call running, because it had lost its hold."""
+        if first.call == second.call and first.pid == second.pid:
+            return True
+
+        return any(
+            each.unnoticed and first.began <= each.until + each.unnoticed and each.at <= second.at
+            for each in self._breaks
+        )
+
+    # With strict order a job starts when those before it are done or dead.
+
+    def _overtaken(self) -> Iterator[str]:
+        if self._ordering != "strict_key":
+            return
+
+        jobs = self._of("committed")
+        for runs in self._by_key().values():
+            ended: dict[int, float] = {}
+            for run in runs:
+                job = jobs.get(run.seq)
+                if job is None or run.attempt == self._last(job):
+                    ended[run.seq] = min(run.at, ended.get(run.seq, run.at))
+
+            known = {run.seq for run in runs if not self._is_delayed(run)}
+            order = sorted(known)
+            for run in runs:
+                if run.seq not in known or run.seq in self._crashed:
+                    continue
+
+                for seq in order[: bisect_left(order, run.seq)]:
+                    if seq in jobs and ended.get(seq, math.inf) > run.began:
+                        yield f"started before {jobs[seq]} was done or dead: {run}"
+                        break
+
+    def _is_delayed(self, run: Execution) -> bool:
+        return run.seq in self._delayed
+
+    @cached_property
+    def _delayed(self) -> set[int]:
+        return {job.seq for claim in self._claims for job in claim.jobs if job.delayed}
+
+    def _by_key(self) -> dict[str, list[Execution]]:
+        by_key: dict[str, list[Execution]] = defaultdict(list)
+        for run in self._executions:
+            if run.key is not None:
+                by_key[run.key].append(run)
+
+        return by_key
 
     # The slot never moves back, and never passes a transaction with an unsettled job.
 

@@ -1,12 +1,15 @@
 """A scenario: an outbox, who writes to it, who reads it, and what is true in the end."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.faults.audit import Audit, missing
@@ -139,6 +142,17 @@ class Scene:
             "where datname = current_database() and application_name like 'pgcdc-outbox/%%'"
         )
 
+    def kill_the_reader(self) -> None:
+        """Kill the walsender; return when the server has noticed, and ended every connection."""
+        with psycopg.connect(self.dsn, autocommit=True) as witness:
+            rows = witness.execute(
+                "select active_pid from pg_replication_slots where active"
+            ).fetchall()
+            for (pid,) in rows:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    eventually(lambda: not _answers(witness), 60)
+
     def dead(self) -> dict[int, int]:
         """The dead letters: seq, and the attempt that was the last."""
         rows = self.outbox.rows(
@@ -154,3 +168,12 @@ class Scene:
         left = missing(jobs, self.truth.done, dead, self.crew.max_attempts)
         assert not left, f"{len(left)} of {len(jobs)} did not come to their end, first {left[0]}"
         return True
+
+
+def _answers(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        connection.execute("select 1")
+    except psycopg.OperationalError:
+        return False
+
+    return True

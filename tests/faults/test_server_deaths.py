@@ -1,7 +1,5 @@
 """A server that restarts, crashes or loses a process costs no job, and hardly a second."""
 
-import os
-import signal
 import time
 
 import pytest
@@ -161,7 +159,7 @@ def test_the_reader_s_process_is_killed(own_scene: Scene) -> None:
         own_scene.executed(100)
         worker.reads()
         with own_scene.truth.breaking("kill the walsender", resets=True):
-            os.kill(own_scene.outbox.slot()["active_pid"], signal.SIGKILL)
+            own_scene.kill_the_reader()
 
         own_scene.executed(100, timeout=BACK_WITHIN)
 

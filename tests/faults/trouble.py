@@ -3,9 +3,7 @@
 Each takes the whole arrangement, breaks something, and leaves it so that work can go on.
 """
 
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -134,11 +132,8 @@ def end_the_reader(a: Arrangement) -> None:
 
 
 def kill_the_reader(a: Arrangement) -> None:
-    rows = a.scene.outbox.rows("select active_pid from pg_replication_slots where active")
     with a.forgetting("kill the reader"):
-        for (pid,) in rows:
-            os.kill(pid, signal.SIGKILL)
-
+        a.scene.kill_the_reader()
         eventually(lambda: answers(a), 60)
 
 

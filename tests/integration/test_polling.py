@@ -1,7 +1,9 @@
 """Polling: from snapshot to snapshot, with nothing skipped and nobody waited for."""
 
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -11,7 +13,9 @@ import pytest
 from pgcdc_outbox import Job
 from pgcdc_outbox.errors import SchemaBehind
 from pgcdc_outbox.events import Disconnected, Polling, StandingBy
+from pgcdc_outbox.postgres.blocking import Patience
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.queries import query
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually, eventually_async
@@ -59,6 +63,42 @@ async def test_a_transaction_open_in_another_database_holds_nobody_up(
             elsewhere.execute("select pg_current_xact_id()")
             outbox.put([1])
             await recorder.got(1)
+
+
+async def test_rows_that_move_to_a_partition_of_their_own_are_not_skipped(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader comes when they have moved, and waits for what maintenance holds."""
+    take_step = Patience.run
+    moved, recorder = threading.Event(), Recorder()
+
+    def pause_when_moved(self: Patience, name: str, **parameters: Any) -> Any:
+        cursor = take_step(self, name, **parameters)
+        if name == "move_rows" and cursor.rowcount:
+            moved.set()
+            eventually(somebody_waits)
+
+        return cursor
+
+    def somebody_waits() -> bool:
+        return bool(
+            outbox.value(
+                "select count(*) from pg_stat_activity where datname = current_database() "
+                "and wait_event_type = 'Lock' and application_name like 'pgcdc-outbox/%%'"
+            )
+        )
+
+    monkeypatch.setattr(Patience, "run", pause_when_moved)
+    ids = outbox.put([1, 2, 3])
+    with ThreadPoolExecutor(1) as pool:
+        maintenance = pool.submit(Maintenance(outbox.dsn).once)
+        await anyio.to_thread.run_sync(moved.wait, 15)
+        async with running(consumer(outbox, recorder)):
+            await anyio.to_thread.run_sync(maintenance.result, 15)
+            ids += outbox.put([4])
+            await recorder.until(lambda: 4 in recorder.values)
+
+    assert recorder.ids == ids
 
 
 async def test_savepoints_belong_to_their_transaction(outbox: Outbox) -> None:

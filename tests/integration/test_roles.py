@@ -44,14 +44,15 @@ def execute(conninfo, name, parameters):
 
 
 JOB = {"topic": "t", "payload": b"1", "key": None, "headers": None, "content_type": None}
-MANY = {"id": [901], **{name: [value] for name, value in JOB.items()}}
+MANY = {"id": [901], "expires_at_text": [None], **{name: [value] for name, value in JOB.items()}}
 
 
 def test_a_producer_can_enqueue_in_every_way(acting):
     producer = acting("pgcdc_outbox_producer")
     execute(producer, "enqueue_immediate", JOB)
-    execute(producer, "enqueue_at", {**JOB, "run_at_text": "2030-01-01Z"})
-    execute(producer, "enqueue_after", {**JOB, "delay": 5})
+    expiry = {"expires_at_text": None, "time_to_live": 5}
+    execute(producer, "enqueue_expiring", {**JOB, **expiry})
+    execute(producer, "enqueue_later", {**JOB, **expiry, "run_at_text": None, "delay": 5})
     execute(producer, "take_ids", {"sequence": '"out ""box%".job_id', "count": 3})
     execute(producer, "enqueue_many_immediate", MANY)
     execute(producer, "enqueue_many_scheduled", {**MANY, "due_at_text": ["2030-01-01Z"]})
@@ -108,6 +109,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "load_traces", {**me, "since": "1:1:"})
     span = {**me, "since": "1:1:", "target": "1:1:", "xid": "0", "id": 0}
     execute(consumer, "count_unsettled", {**span, "limit": 1})
+    execute(consumer, "stay_in_partitions", {})
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})

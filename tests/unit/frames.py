@@ -23,9 +23,9 @@ from pgcdc_outbox.pgoutput import (
 
 USUAL = (
     "id", "created_at", "attempt", "topic", "payload",
-    "key", "headers", "content_type", "consumer", "history",
+    "key", "headers", "content_type", "consumer", "history", "expires_at",
 )  # fmt: skip
-WITH_XID = (*USUAL, "xid")
+WITH_XID = (*USUAL[:-1], "xid", "expires_at")
 OID = 16_400
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 

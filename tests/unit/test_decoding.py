@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch, Batcher
+from pgcdc_outbox.core.deliveries import settled
 from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationChanged, StreamCorrupt
 from pgcdc_outbox.lsn import LSN
@@ -191,7 +192,7 @@ class TestTraces:
     def test_a_job_is_known_by_id_and_attempt(
         self, recorded_attempt: int, attempt: bytes | None, handled: bool
     ) -> None:
-        reader = Reader(traces={5: recorded_attempt})
+        reader = Reader(traces={5: settled(recorded_attempt, None)})
 
         reader.feed(data(relation()), *transaction(5, end=1500, attempt=attempt))
 
@@ -199,12 +200,14 @@ class TestTraces:
         assert reader.progress.flushed == (START if handled else 1500)
 
     def test_its_neighbours_are_handled(self) -> None:
-        reader = Reader(traces={5: 1}).feed(data(relation()), *transaction(4, 5, 6, end=1500))
+        reader = Reader(traces={5: settled(1, None)}).feed(
+            data(relation()), *transaction(4, 5, 6, end=1500)
+        )
 
         assert reader.ids() == [4, 6]
 
     def test_a_row_that_is_no_job_is_recognised_too(self) -> None:
-        reader = Reader(traces={5: 1})
+        reader = Reader(traces={5: settled(1, None)})
 
         reader.feed(data(relation()), *transaction(5, end=1500, payload=None))
 

@@ -1,13 +1,14 @@
 """Outcomes: values to be returned, exceptions to be raised."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
-from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry
+from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry, Snooze
 
 
-@pytest.mark.parametrize("outcome", [Done(), Retry(), Dead()])
+@pytest.mark.parametrize("outcome", [Done(), Retry(), Dead(), Snooze(after=1)])
 def test_each_may_be_raised(outcome: Outcome) -> None:
     with pytest.raises(Outcome):
         raise outcome
@@ -29,6 +30,30 @@ def test_a_delay_that_makes_no_sense_is_refused(after: timedelta | float) -> Non
     with pytest.raises(ValueError, match=r"^after: "):
         Retry(after=after)
 
+    with pytest.raises(ValueError, match=r"^after: "):
+        Snooze(after=after)
+
+
+def test_a_snooze_is_until_a_moment_or_for_a_time() -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))
+    assert Snooze(noon).until == datetime(2026, 1, 1, 7, tzinfo=UTC)
+    assert Snooze(until=noon).after is None
+    assert Snooze(after=timedelta(minutes=2)).after == 120
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "until, after: give one"),
+        ({"until": datetime(2026, 1, 1, tzinfo=UTC), "after": 5}, "until, after: give one"),
+        ({"until": datetime(2026, 1, 1)}, "until: 2026-01-01T00:00:00 has no time zone"),
+        ({"until": 5}, "until: a int is given"),
+    ],
+)
+def test_a_snooze_that_makes_no_sense_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Snooze(**given)
+
 
 def test_the_text_is_what_a_person_will_read() -> None:
     assert str(Retry(error="busy")) == "busy"
@@ -40,3 +65,4 @@ def test_they_print_as_they_are_written() -> None:
     assert repr(Done()) == "Done()"
     assert repr(Retry(5, "busy")) == "Retry(after=5, error='busy')"
     assert repr(Dead("no")) == "Dead('no')"
+    assert repr(Snooze(after=5)) == "Snooze(after=5)"

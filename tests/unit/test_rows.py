@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pgcdc_outbox.errors import StreamCorrupt
 from pgcdc_outbox.job import JSON_TYPE, Failing, History, Job
-from pgcdc_outbox.pgoutput import UNCHANGED, Insert, ProtocolError, Row
+from pgcdc_outbox.pgoutput import UNCHANGED, Insert, ProtocolError, Row, from_datetime
 from pgcdc_outbox.postgres.source import rows
 from pgcdc_outbox.postgres.source.rows import Undecodable, decoder
 from tests.unit.frames import (
@@ -101,6 +101,7 @@ class TestAnyJob:
             content_type=b"text/plain",
             consumer=b"default",
             history=jsonb(past),
+            expires_at=int8(from_datetime(NOON)),
         )
 
         assert job == Job(
@@ -113,7 +114,24 @@ class TestAnyJob:
             attempt=7,
             created_us=5,
             history=History(created_us=5, prior_attempts=3, errors=(Failing(**failing),)),
+            expires_us=NOON_US,
         )
+        assert job.expires_at == NOON
+
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            (2**63 - 1, None),
+            (-(2**63), 0),
+            (252_455_616_000_000_000, None),
+            (0, 946_684_800 * 10**6),
+        ],
+    )
+    def test_an_expiry_out_of_all_bounds_is_never_or_long_ago(
+        self, written: int, read: int | None
+    ) -> None:
+        """Infinity may be written by hand, and cannot be passed on."""
+        assert decode(expires_at=int8(written)).expires_us == read
 
     def test_a_row_for_another_consumer_is_passed_over(self) -> None:
         assert decode(consumer=b"other") is None
@@ -244,6 +262,7 @@ cell_values = st.fixed_dictionaries(
         "headers": st.sampled_from([jsonb({}), jsonb({"a": "b"}), b"\x01{", b"", jsonb(None)]),
         "content_type": st.sampled_from([b"text/plain", b"", b"\xff"]),
         "consumer": st.sampled_from([b"default", b"other", b""]),
+        "expires_at": st.integers(-(2**63), 2**63 - 1).map(int8) | st.binary(max_size=9),
         "history": st.sampled_from([jsonb({"created_us": 3}), jsonb({}), b"\x01"]),
     },
 )

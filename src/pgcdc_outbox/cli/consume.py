@@ -38,6 +38,11 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most jobs in one call.")
 @click.option("--linger", type=duration, help="How long a batch waits for more jobs, such as 50ms.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Most calls at the same time.")
+@click.option(
+    "--ordering",
+    type=click.Choice(["none", "key", "strict_key"]),
+    help="Jobs of one key in order: not at all, when they start, or also across retries.",
+)
 @click.option("--prefetch", type=click.IntRange(min=1), help="Jobs held ahead of the handler.")
 @click.option("--poll-interval", type=duration, help="Wait between two polls, such as 50ms.")
 @click.option(
@@ -68,8 +73,8 @@ def command(
 ) -> None:
     """Run a handler on the jobs of the outbox.
 
-    A handler is a function, or an object with a method `handle`, that takes a
-    batch of jobs. SIGTERM or Ctrl-C lets running calls finish; a second one
+    A handler is a Router, or a function or an object with a method `handle` that
+    takes a batch of jobs. SIGTERM or Ctrl-C lets running calls finish; a second one
     cancels them. What they leave undone comes again with the next start.
 
     Flags come first, then the table [consume] of --config. Exits with 1 if

@@ -73,6 +73,7 @@ def _functions(module: ModuleType) -> str:
     names = [
         name
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
+        if (inspect.isfunction(value) and value.__module__ == module.__name__)
+        or (callable(getattr(value, "execute", None)) and not inspect.isclass(value))
     ]
     return f"It has {', '.join(names[:5])}." if names else "It has no function at all."

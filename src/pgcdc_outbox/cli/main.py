@@ -17,6 +17,7 @@ from pgcdc_outbox.errors import OutboxError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "migrate": ("migrate", "Create the outbox, or bring it up to date."),
     "consume": ("consume", "Run a handler on the jobs of the outbox."),
+    "routes": ("routes", "Show which handler takes which topic."),
     "enqueue": ("enqueue", "Enqueue one job, and print its id."),
     "status": ("status", "Show the outbox on one screen."),
     "lag": ("lag", "Show how far each consumer is behind."),
@@ -29,7 +30,13 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 # Codes of commands for which 1, or 1 and 2, are answers.
-_ERROR_CODES: Final[dict[str | None, int]] = {"lag": 3, "doctor": 3, "maintain": 3, "slot": 3}
+_ERROR_CODES: Final[dict[str | None, int]] = {
+    "lag": 3,
+    "doctor": 3,
+    "maintain": 3,
+    "slot": 3,
+    "routes": 3,
+}
 _INTERRUPTED: Final = 130
 
 

@@ -2,16 +2,21 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
 from pgcdc_outbox.consumer.durably import durably
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.consumer.ports import Feed, Ledger
+from pgcdc_outbox.consumer.parking import Parking
+from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
-from pgcdc_outbox.core.crash import judge_crash
+from pgcdc_outbox.core.crash import Started, judge_crash
+from pgcdc_outbox.core.once import judge_once, judge_unfinished
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
 from pgcdc_outbox.events import (
@@ -23,7 +28,7 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
 )
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead
+from pgcdc_outbox.outcome import Dead, Snooze
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -33,7 +38,12 @@ class Attempt(Struct, frozen=True, kw_only=True):
     handler: Handler
     policy: Policy
     ledger: Ledger
+    units: Units
+    settlement: Settlement
+    expiry: Expiry
     notice: Notice
+    parking: Parking | None = None
+    """Who looks after keys whose order is strict; None if it is not."""
     redact: Redact | None = None
 
     async def run(self, batch: Batch, feed: Feed) -> None:
@@ -43,10 +53,11 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
             ]
             await self._record(failures, feed)
+            await self._settle(batch, failures, feed)
+        elif self.parking is None:
+            await self._run(batch, feed)
         else:
-            await self._execute(batch, feed)
-
-        self._settle(batch, feed)
+            await self._run_in_turn(batch, feed, self.parking)
 
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
@@ -57,34 +68,86 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
             )
 
-        self._settle(batch, feed)
+        await self._settle(batch, failures, feed)
 
-    def _settle(self, batch: Batch, feed: Feed) -> None:
+    async def doubt(self, batch: Batch, notes: Mapping[int, Started], feed: Feed) -> None:
+        """Put jobs aside that were to run once and began to; nothing is executed."""
+        failures = [judge_unfinished(job, notes[job.id]) for job in batch.jobs]
+        await self._record(failures, feed)
+        await self._settle(batch, failures, feed)
+
+    async def _settle(self, batch: Batch, failures: Sequence[Failure], feed: Feed) -> None:
+        if self.parking is not None:
+            await self.parking.settle(batch.jobs, failures, feed.epoch)
+
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _execute(self, batch: Batch, feed: Feed) -> None:
-        self.notice(
-            BatchStarted(consumer=self.consumer, jobs=len(batch.jobs), first_id=batch.jobs[0].id)
-        )
-        failures = await self._handle(batch.jobs)
+    async def _run_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
+        while batch.jobs:
+            admitted, batch = await parking.admit(batch, feed)
+            if admitted.jobs:
+                await self._run(admitted, feed)
+
+    async def _run(self, batch: Batch, feed: Feed) -> None:
+        late = await self._late(batch, feed)
+        gone = {failure.job.id for failure in late}
+        jobs = [job for job in batch.jobs if job.id not in gone] if late else batch.jobs
+        failures = await self._execute(jobs, feed) if jobs else []
+        await self._settle(batch, [*late, *failures], feed)
+
+    async def _late(self, batch: Batch, feed: Feed) -> list[Failure]:
+        """The jobs that may not be started any more, recorded as dead."""
+        late = await self.expiry.judge(batch.jobs) if batch.expires else []
+        if late:
+            await self._record(late, feed)
+
+        return late
+
+    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> Sequence[Failure]:
+        self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
+        if self.handler.executes:
+            return await self._execute_in_unit(jobs, feed)
+
+        failures = await self._handle(jobs, None)
         if failures:
             await self._record(failures, feed)
 
-    async def _handle(self, jobs: Sequence[Job]) -> list[Failure]:
+        return failures
+
+    async def _execute_in_unit(self, jobs: Sequence[Job], feed: Feed) -> Sequence[Failure]:
+        async with self.units.open(epoch=feed.epoch) as unit:
+            failures = await self._handle(jobs, unit)
+            failures, recorded = await self.settlement.commit(unit, failures, epoch=feed.epoch)
+            if recorded:
+                self._tell(failures)
+                return failures
+
+        await self.settlement.finish_once(unit, failures, epoch=feed.epoch)
+        if failures:
+            await self._record(failures, feed)
+
+        return failures
+
+    async def _handle(self, jobs: Sequence[Job], unit: Unit | None) -> Sequence[Failure]:
         started = time.perf_counter()
+        errors: Mapping[int, BaseException]
+        failures: Sequence[Failure]
         try:
-            errors = read(await self.handler(jobs), jobs)
+            errors = read(await self._call(jobs, unit), jobs)
         except BaseException as error:
             # SystemExit and its like are failures of a job here: one bad job must
             # not end the consumer. Only our own cancellation goes through.
             if was_cancelled(error):
                 raise
 
+            errors = dict.fromkeys((job.id for job in jobs), error)
             failures = judge_raised(
                 jobs, error, self.policy, jitter=random.uniform, redact=self.redact
             )
+            if unit is not None and failures:
+                await unit.undo()
         else:
             failures = (
                 judge(jobs, errors, self.policy, jitter=random.uniform, redact=self.redact)
@@ -92,27 +155,44 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 else []
             )
 
+        if unit is not None and unit.once:
+            failures = judge_once(failures, unit.once, errors)
+
         self.notice(
             BatchHandled(
                 consumer=self.consumer,
                 jobs=len(jobs),
-                failed=len(failures),
+                failed=sum(not isinstance(failure.fate, Snooze) for failure in failures),
                 seconds=time.perf_counter() - started,
             )
         )
         return failures
 
-    async def _record(self, failures: list[Failure], feed: Feed) -> None:
+    async def _call(self, jobs: Sequence[Job], unit: Unit | None) -> Any:
+        return await (self.handler(jobs) if unit is None else self.handler.execute(jobs, unit))
+
+    async def _record(self, failures: Sequence[Failure], feed: Feed) -> None:
         await durably(
             lambda: self.ledger.record(failures, epoch=feed.epoch),
             doing="record outcomes",
             consumer=self.consumer,
             notice=self.notice,
         )
+        self._tell(failures)
+
+    def _tell(self, failures: Sequence[Failure]) -> None:
+        """Tell observers of failures that are recorded."""
+        if not failures:
+            return
+
         dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
+        snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
         self.notice(
             OutcomesRecorded(
-                consumer=self.consumer, retried=len(failures) - len(dead), dead=len(dead)
+                consumer=self.consumer,
+                retried=len(failures) - len(dead) - snoozed,
+                dead=len(dead),
+                snoozed=snoozed,
             )
         )
         for failure in dead:

@@ -45,8 +45,10 @@ class Care:
         self._crashes = feed.crashes
         self._jobs = careful_jobs(feed.crashes, held=held)
         self._ended: dict[int, int] = {}
-        self._ours = {each.id: each.attempt for each in noted if each.ours}
-        self._unfinished = {each.id: each.attempt for each in noted if not each.ours}
+        repeatable = [each for each in noted if not each.once]
+        self._ours = {each.id: each.attempt for each in repeatable if each.ours}
+        self._unfinished = {each.id: each.attempt for each in repeatable if not each.ours}
+        self._doubtful = {each.id: each for each in noted if each.once}
         self._turns = Turns(patience=_PATIENCE_SECONDS)
         if self.careful:
             self._attempt.notice(CarefulBegan(consumer=attempt.consumer, crashes=feed.crashes))
@@ -64,7 +66,7 @@ class Care:
     @property
     def concerned(self) -> bool:
         """Whether there is something to be done when everything from before is settled."""
-        return bool(self._crashes or self._unfinished)
+        return bool(self._crashes or self._unfinished or self._doubtful)
 
     async def begin(self) -> None:
         """Forget what an earlier hold of this process noted: nobody died of it."""
@@ -80,7 +82,13 @@ class Care:
         return self._turns.alone() if self._is_dangerous(batch) else self._turns.beside()
 
     async def run(self, batch: Batch) -> None:
-        """Execute a batch; but judge those of its jobs that a dead process was executing."""
+        """Execute a batch; but judge those of its jobs that a dead process was executing.
+
+        And put those aside that began, in whatever process, and are not to be repeated.
+        """
+        if self._doubtful:
+            batch = await self._put_in_doubt(batch)
+
         if self._unfinished:
             batch = await self._bury(batch)
 
@@ -95,7 +103,9 @@ class Care:
         What is still noted then did end, or its job would have come again.
         """
         self._ended |= self._unfinished
+        self._ended |= {id_: note.attempt for id_, note in self._doubtful.items()}
         self._unfinished = {}
+        self._doubtful = {}
         await self._relax("everything that was there is settled")
         await self._calm()
 
@@ -112,6 +122,24 @@ class Care:
     def _is_dangerous(self, batch: Batch) -> bool:
         jobs = batch.jobs
         return bool(jobs) and not batch.dead and (self.careful or is_suspect(jobs[0]))
+
+    async def _put_in_doubt(self, batch: Batch) -> Batch:
+        """Put aside the jobs that began and are not to be repeated; returns the others."""
+        notes = self._doubtful
+
+        def began(job: Job) -> bool:
+            return job.id in notes and notes[job.id].attempt == job.attempt
+
+        doubtful = batch.part(began)
+        if not doubtful.jobs:
+            return batch
+
+        others = batch.part(lambda job: not began(job))
+        await self._attempt.doubt(doubtful, notes, self._feed)
+        for job in doubtful.jobs:
+            notes.pop(job.id, None)
+
+        return others
 
     async def _bury(self, batch: Batch) -> Batch:
         """Judge the jobs that a dead process was executing; returns the others."""

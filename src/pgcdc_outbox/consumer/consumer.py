@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -14,10 +15,12 @@ from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.hold import Hold, finish
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.parking import Clearing, Parking
 from pgcdc_outbox.consumer.ports import Chore, Feed, Register, Source
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batcher
 from pgcdc_outbox.core.crash import is_suspect
+from pgcdc_outbox.core.lanes import Lanes, Ordering
 from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
 from pgcdc_outbox.errors import AccessRefused, OutboxError, SlotInUse
@@ -40,6 +43,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     prefetch: int
     prefetch_bytes: int
     drain_timeout: float
+    ordering: Ordering = "none"
 
 
 class Orchestrator:
@@ -54,7 +58,10 @@ class Orchestrator:
         limits: Limits,
         chores: Sequence[Chore],
         notice: Notice,
+        keys: Parking | Clearing | None = None,
     ) -> None:
+        """``keys`` is told of each hold before its first job."""
+        self._keys = keys
         self._source = source
         self._attempt = attempt
         self._register = register
@@ -160,6 +167,9 @@ class Orchestrator:
             return False
 
     async def _care(self, feed: Feed, intake: Intake) -> Care:
+        if self._keys is not None:
+            await self._keys.begin(feed.epoch)
+
         care = Care(
             self._attempt,
             self._register,
@@ -176,7 +186,12 @@ class Orchestrator:
 
     def _intake(self) -> Intake:
         limits = self._limits
-        batcher = Batcher(
+        parking = self._attempt.parking
+        cut: Callable[..., Batcher | Lanes] = Batcher
+        if limits.ordering != "none":
+            cut = partial(Lanes, shares=parking.shares) if parking is not None else Lanes
+
+        batcher = cut(
             max_jobs=limits.batch_size,
             max_bytes=limits.batch_bytes,
             max_age=limits.linger,

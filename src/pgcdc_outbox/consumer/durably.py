@@ -1,7 +1,8 @@
-"""Writes that must not be skipped: tried until they are durable."""
+"""What must not be skipped, a write above all: tried until it is done."""
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 
@@ -10,10 +11,12 @@ from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.errors import LedgerUnavailable
 from pgcdc_outbox.events import ChoreFailed
 
+T = TypeVar("T")
+
 
 async def durably(
-    write: Callable[[], Awaitable[None]], *, doing: str, consumer: str, notice: Notice
-) -> None:
+    write: Callable[[], Awaitable[T]], *, doing: str, consumer: str, notice: Notice
+) -> T:
     """Write, and try again for as long as the server is in trouble; each time is told.
 
     Raises whatever else goes wrong, `Fenced` above all.
@@ -21,12 +24,10 @@ async def durably(
     backoff = Backoff()
     while True:
         try:
-            await write()
+            return await write()
         except LedgerUnavailable as error:
             delay = backoff.next(random.uniform)
             notice(
                 ChoreFailed(consumer=consumer, chore=doing, error=str(error), delay_seconds=delay)
             )
             await anyio.sleep(delay)
-        else:
-            return

@@ -7,6 +7,8 @@ from typing import Any
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from pgcdc_outbox.consumer.ports import UnitOfWork
+from pgcdc_outbox.core.retry import Policy
 from pgcdc_outbox.errors import HandlerInvalid
 from pgcdc_outbox.job import Job
 
@@ -19,7 +21,9 @@ class Handler:
 
     def __init__(self, target: Any, *, concurrency: int) -> None:
         self._target = target
-        self._call = _callable(target)
+        self.executes = _executes(target)
+        """Whether a call gets a `UnitOfWork` beside its jobs."""
+        self._call = target.execute if self.executes else _callable(target)
         self._is_async = _is_async(self._call)
         self._limiter: CapacityLimiter | None = None
         self._concurrency = concurrency
@@ -34,6 +38,20 @@ class Handler:
             return await self._result(jobs)
         finally:
             self.calls -= 1
+
+    async def execute(self, jobs: Sequence[Job], unit: UnitOfWork) -> Any:
+        """Call it with its unit, if it `executes`. Raises whatever it raises."""
+        self.calls += 1
+        try:
+            return await self._call(jobs, unit)
+        finally:
+            self.calls -= 1
+
+    def policy(self, default: Policy) -> Policy:
+        """What judges its failures: one that it chooses itself, if it `executes`, else this one."""
+        choose = getattr(self._target, "policy", None) if self.executes else None
+        chosen: Policy = default if choose is None else choose(default)
+        return chosen
 
     async def close(self) -> None:
         """Call its ``close`` (or ``aclose``), if it has one."""
@@ -84,6 +102,29 @@ def was_cancelled(error: BaseException) -> bool:
         return False
 
     return anyio.current_effective_deadline() == float("-inf")
+
+
+def _executes(target: Any) -> bool:
+    """Whether it is a handler of the richer kind. Raises `HandlerInvalid` for half of one."""
+    execute = getattr(target, "execute", None)
+    if inspect.isclass(target) or inspect.isfunction(target) or not callable(execute):
+        return False
+
+    if not inspect.iscoroutinefunction(execute):
+        raise HandlerInvalid(
+            f"handler: {_name(execute)} is not a coroutine function",
+            hint="`async def execute(self, jobs, unit): ...`, or a method `handle(self, jobs)`.",
+        )
+
+    try:
+        inspect.signature(execute).bind((), None)
+    except TypeError as error:
+        raise HandlerInvalid(
+            f"handler: {_name(execute)} cannot be called with the jobs and a unit: {error}",
+            hint="`async def execute(self, jobs, unit): ...`.",
+        ) from None
+
+    return True
 
 
 def _callable(target: Any) -> Callable[..., Any]:

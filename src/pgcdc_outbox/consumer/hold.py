@@ -118,6 +118,8 @@ class Hold:
 
                 await self._care.run(batch)
 
+                self._intake.done(batch)
+
             # Neither a full intake nor a handler that never waits gives others a turn.
             if time.monotonic() - yielded_at > _TURN_SECONDS:
                 await yield_to_others()

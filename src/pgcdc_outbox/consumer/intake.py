@@ -5,6 +5,7 @@ from collections.abc import Callable
 import anyio
 
 from pgcdc_outbox.core.batching import Batch, Batcher
+from pgcdc_outbox.core.lanes import Lanes
 
 Clock = Callable[[], float]
 
@@ -16,7 +17,9 @@ class Intake:
     received; it looks at `full` and waits in `room` before it reads on.
     """
 
-    def __init__(self, batcher: Batcher, *, max_jobs: int, max_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self, batcher: Batcher | Lanes, *, max_jobs: int, max_bytes: int, clock: Clock
+    ) -> None:
         self._batcher = batcher
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
@@ -64,6 +67,12 @@ class Intake:
             await self._changed.wait()
 
         return None
+
+    def done(self, batch: Batch) -> None:
+        """A batch that was taken is done: what waits for its keys may be taken."""
+        self._batcher.release(batch)
+        if self._batcher.ready(self._clock(), idle=self._idle):
+            self._changed.set()
 
     def pause(self) -> None:
         """Hand out nothing more, but let the workers wait: this is not the end of them."""

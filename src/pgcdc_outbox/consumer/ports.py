@@ -7,9 +7,10 @@ from typing import Any, Protocol
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.crash import Started
+from pgcdc_outbox.core.held_keys import Finished, HeldKey
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.events import Event
-from pgcdc_outbox.job import Job
+from pgcdc_outbox.job import Job, NewJob
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.outcome import Outcome
 
@@ -26,39 +27,106 @@ class UnitOfWork(Protocol):
 
     Plain handlers know nothing of it. A handler that has a method ``execute``
     is called with the jobs and the unit of that call, instead of ``handle``.
+    It is of use during that call alone.
     """
 
-    consumer: str
-    """The name of the consumer."""
-    instance: str
-    """Names the process, as in pg_stat_activity."""
+    @property
+    def consumer(self) -> str:
+        """The name of the consumer."""
+        ...
+
+    @property
+    def schema(self) -> str:
+        """The schema of the outbox."""
+        ...
+
+    @property
+    def instance(self) -> str:
+        """Names the process, as in pg_stat_activity."""
+        ...
 
     def effects(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager["Effects"]:
         """A part of the transaction in which these jobs are settled too.
 
         The transaction begins with the first part and is committed by the
-        consumer after the call, together with the outcomes of all its jobs. If
-        the body raises, what this part did is undone, and no other. One part
-        at a time: a second waits for the first to end.
+        consumer after the call, together with the outcomes of all its jobs.
+
+        - If the body raises, what this part did is undone, and no other; the
+          error goes on. To undo what a job did, raise, also for an outcome.
+        - If it returns, what it did stays, whatever the call says of these jobs.
+        - If the call raises in the end, nothing stays. If the commit fails, these
+          jobs fail with that error.
+        - One part at a time: a second waits for the first to end. Do not begin
+          one within another.
+
+        Leaving the block may raise, too: a session is flushed there.
         """
         ...
 
     async def begin_once(self, jobs: Sequence[Job]) -> None:
         """Note durably that these jobs run now, and must not be run again.
 
-        After a crash, or a call that was abandoned, they are in doubt.
+        Afterwards only `Retry`, `Snooze` and `Dead` are failures of theirs as any
+        others. Whatever else is raised, a call that is abandoned and a crash leave
+        them in doubt: dead letters of that reason, for a person to judge.
         """
+        ...
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[int]:
+        """Enqueue jobs in a transaction of their own, committed when this returns; their ids."""
         ...
 
 
 class Effects(Protocol):
     """A part of a transaction that the consumer owns and commits."""
 
-    def connection(self, kind: type) -> Awaitable[Any]:
-        """The guarded connection, as that class: a psycopg or SQLAlchemy one.
+    async def connection(self, kind: type) -> Any:
+        """The guarded connection, as an object of that class.
 
-        Raises `HandlerInvalid` for a class that is not known.
+        Which may be `psycopg.AsyncConnection` and `psycopg.Connection`, and of
+        SQLAlchemy `AsyncSession` and `Session`. All of them are in the same
+        transaction; those that are not async are for functions that run in a
+        thread. Asked for twice, it is the same object; when the part ends it is
+        of no use any more. Raises `HandlerInvalid` for a class that is not known.
         """
+        ...
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[int]:
+        """Enqueue jobs that commit with this part; their ids, in the same order."""
+        ...
+
+
+class Unit(UnitOfWork, Protocol):
+    """The unit of one call, as the consumer sees it."""
+
+    @property
+    def jobs(self) -> Mapping[int, Job]:
+        """Those that are settled in its transaction, by id; with none nothing is committed."""
+        ...
+
+    @property
+    def once(self) -> Mapping[int, Job]:
+        """Those that were noted to run once, by id."""
+        ...
+
+    async def undo(self) -> None:
+        """Roll back whatever was done: the call failed as a whole. `jobs` is empty then."""
+        ...
+
+    async def commit(self, write: Callable[["Ledger"], Awaitable[None]]) -> None:
+        """Write the outcomes in the transaction, and commit it.
+
+        Raises `NotCommitted` if nothing of it happened, `Fenced` if another
+        instance took over, and then nothing of it happened either.
+        """
+        ...
+
+
+class Units(Protocol):
+    """Where units come from."""
+
+    def open(self, *, epoch: int) -> AbstractAsyncContextManager[Unit]:
+        """A unit for one call; what was not committed at the end is rolled back."""
         ...
 
 
@@ -132,8 +200,50 @@ class Ledger(Protocol):
         """
         ...
 
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        """Write that these jobs succeeded: their attempts are settled, whatever comes again.
+
+        Returns how many of them were not settled before. Raises as `record` does.
+        """
+        ...
+
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if the epoch is over."""
+        ...
+
+
+class ParkingLot(Protocol):
+    """Where jobs wait behind another of their key.
+
+    What changes it raises `Fenced` for an old epoch, and `LedgerUnavailable` when
+    trying again may help.
+    """
+
+    async def held(self) -> Sequence[HeldKey]:
+        """Every key that is held."""
+        ...
+
+    async def unheld(self) -> Sequence[str]:
+        """Keys of which jobs are parked, although nothing holds them."""
+        ...
+
+    async def orphaned(self) -> Sequence[str]:
+        """Keys that are held by a job which is nowhere to be found, or is dead."""
+        ...
+
+    async def park(self, jobs: Sequence[Job], held: Sequence[HeldKey], *, epoch: int) -> None:
+        """Write all of them, each behind what holds its key, or none.
+
+        Jobs that were parked before get their places back. Writing the same twice
+        changes nothing.
+        """
+        ...
+
+    async def release(self, finished: Sequence[Finished], *, epoch: int) -> Mapping[str, HeldKey]:
+        """Put the next parked jobs of these keys back in line.
+
+        Returns what holds those of the keys that are not free then.
+        """
         ...
 
 
@@ -152,12 +262,28 @@ class Register(Protocol):
         """Note that a job is about to be executed; forget these attempts, by id."""
         ...
 
+    async def start_once(self, jobs: Sequence[Job], *, epoch: int) -> None:
+        """Note that jobs are about to be executed, and must not be again."""
+        ...
+
     async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:
         """Forget these attempts, by id: they ended."""
         ...
 
     async def calm(self, *, epoch: int) -> None:
         """Count crashes from nothing: there was progress."""
+        ...
+
+
+class ServerClock(Protocol):
+    """The clock that decides when a job expires."""
+
+    async def now_us(self) -> int:
+        """Microseconds since 1970 by the clock of the server, and never behind it.
+
+        Raises `LedgerUnavailable` when the server has to be asked and trying
+        again may help.
+        """
         ...
 
 

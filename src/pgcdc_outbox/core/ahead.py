@@ -4,11 +4,12 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 
+from pgcdc_outbox.core.deliveries import number
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
 
-# About 5 MB. Beyond it the oldest are forgotten, and may be handled once more.
+# About 8 MB. Beyond it the oldest are forgotten, and may be handled once more.
 _LIMIT = 500_000
 
 
@@ -16,7 +17,7 @@ class Ahead:
     """Remembers what the log would bring again if reading began anew now.
 
     That is what is done of a transaction which is not finished, and whatever
-    stands behind a job that still runs. Kept small: ten bytes for each job.
+    stands behind a job that still runs. Kept small: sixteen bytes for each job.
     """
 
     def __init__(self) -> None:
@@ -34,21 +35,20 @@ class Ahead:
             return
 
         ids = array("q", [job.id for job in jobs])
-        attempts = array("H", [min(job.attempt, 65535) for job in jobs])
-        self._parts.append((last, ids, attempts))
+        self._parts.append((last, ids, array("Q", [number(job) for job in jobs])))
         self._count += len(ids)
         while self._count > _LIMIT:
             self._drop()
 
-    def attempts(self, flushed: LSN) -> dict[int, int]:
-        """The last settled attempt of each job that the flushed position has not passed."""
-        attempts: dict[int, int] = {}
+    def deliveries(self, flushed: LSN) -> dict[int, int]:
+        """The last settled delivery of each job that the flushed position has not passed."""
+        deliveries: dict[int, int] = {}
         for last, ids, numbers in self._parts:
             if not _passed(last, flushed):
-                for id_, attempt in zip(ids, numbers, strict=True):
-                    attempts[id_] = max(attempt, attempts.get(id_, 0))
+                for id_, each in zip(ids, numbers, strict=True):
+                    deliveries[id_] = max(each, deliveries.get(id_, 0))
 
-        return attempts
+        return deliveries
 
     def _forget(self, flushed: LSN) -> None:
         while self._parts and _passed(self._parts[0][0], flushed):

@@ -13,11 +13,13 @@ _OVERHEAD = 512
 class Batch:
     """Jobs for one call of the handler, each with the ticket it settles."""
 
-    __slots__ = ("dead", "jobs", "size", "tickets")
+    __slots__ = ("dead", "expires", "jobs", "size", "tickets")
 
     def __init__(self, dead: str = "") -> None:
         self.dead = dead
         """Why its only job cannot be handled at all; empty for all but those."""
+        self.expires = False
+        """Whether the time of one of its jobs may be over."""
         self.jobs: list[Job] = []
         self.tickets: list[Ticket] = []
         self.size = 0
@@ -25,6 +27,7 @@ class Batch:
     def part(self, chosen: Callable[[Job], bool]) -> "Batch":
         """Some of its jobs, with their tickets, as a batch of their own."""
         part = Batch(self.dead)
+        part.expires = self.expires
         for job, ticket in zip(self.jobs, self.tickets, strict=True):
             if chosen(job):
                 part.jobs.append(job)
@@ -77,7 +80,7 @@ class Batcher:
             self._close()
             return
 
-        if self._open.jobs and self._open.size + _size(job) > self._max_bytes:
+        if self._open.jobs and self._open.size + job_size(job) > self._max_bytes:
             self._close()
 
         self._put(job, ticket, now)
@@ -85,7 +88,7 @@ class Batcher:
             self._close()
 
     def add_many(self, jobs: Sequence[Job], ticket: Ticket, size: int, now: float) -> None:
-        """Queue jobs of one transaction that were never tried, ``size`` bytes in all.
+        """Queue jobs of one transaction, never tried and without expiry, ``size`` bytes in all.
 
         The same as `add` for each, but cheaper: most runs fit into a batch as
         they are, and the others are cut by count. Only where bytes may be the
@@ -153,6 +156,9 @@ class Batcher:
         self._closed_size -= batch.size
         return batch
 
+    def release(self, batch: Batch) -> None:
+        """A batch is done. Here nothing waits for that; see `Lanes`."""
+
     def clear(self) -> int:
         """Forget what was not handed out: the log still holds it. Returns how many jobs."""
         forgotten = self.jobs
@@ -167,7 +173,9 @@ class Batcher:
 
         self._open.jobs.append(job)
         self._open.tickets.append(ticket)
-        self._open.size += _size(job)
+        self._open.size += job_size(job)
+        if job.expires_us is not None:
+            self._open.expires = True
 
     def _close(self) -> None:
         if self._open.jobs:
@@ -177,5 +185,6 @@ class Batcher:
             self._open = Batch()
 
 
-def _size(job: Job) -> int:
+def job_size(job: Job) -> int:
+    """How many bytes a job takes in memory, about."""
     return len(job.payload) + _OVERHEAD

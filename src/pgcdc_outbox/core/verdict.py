@@ -8,7 +8,7 @@ from msgspec import Struct
 from pgcdc_outbox.core.retry import Jitter, Policy
 from pgcdc_outbox.errors import ResultInvalid
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry
+from pgcdc_outbox.outcome import Dead, Done, Outcome, Retry, Snooze
 
 Redact = Callable[[str], str]
 """Takes out of a text what must not be kept."""
@@ -18,10 +18,10 @@ TEXT_LIMIT = 4000
 
 
 class Failure(Struct, frozen=True):
-    """A job that was executed without success, and what is to become of it."""
+    """A job that was executed and is not done, and what is to become of it."""
 
     job: Job
-    fate: Retry | Dead
+    fate: Retry | Dead | Snooze
     error: str
     text: str
     jobs: int = 1
@@ -29,6 +29,18 @@ class Failure(Struct, frozen=True):
 
 class Failed(Exception):
     """Stands for the error of a job whose id the handler returned without saying more."""
+
+
+class Raised(Exception):
+    """Stands for an error that a handler got from a call of its own, for some of its jobs.
+
+    With several jobs in that call nobody knows which of them it was about.
+    """
+
+    def __init__(self, error: BaseException, jobs: int = 1) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.jobs = jobs
 
 
 def read(result: Any, jobs: Sequence[Job]) -> Mapping[int, BaseException]:
@@ -68,7 +80,7 @@ def judge(
 ) -> list[Failure]:
     """Judge the jobs of one call that failed, each by its own error."""
     return [
-        _failure(job, error, policy.judge(job, error, jitter=jitter), 1, redact)
+        _judged(job, error, policy, jitter, redact)
         for job in jobs
         if (error := errors.get(job.id)) is not None
     ]
@@ -93,15 +105,12 @@ def judge_raised(
 
         return judge(jobs, {jobs[0].id: error}, policy, jitter=jitter, redact=redact)
 
-    failures = []
-    for job in jobs:
-        fate = policy.judge(job, error, jitter=jitter)
-        if isinstance(fate, Dead):
-            fate = Retry(0.0)
+    return [_judged_in_company(job, error, len(jobs), policy, jitter, redact) for job in jobs]
 
-        failures.append(_failure(job, error, fate, len(jobs), redact))
 
-    return failures
+def _fate(job: Job, error: BaseException, policy: Policy, jitter: Jitter) -> Retry | Dead | Snooze:
+    # Nothing failed: there is nothing for a policy to judge.
+    return error if isinstance(error, Snooze) else policy.judge(job, error, jitter=jitter)
 
 
 def goes_alone(job: Job, policy: Policy) -> bool:
@@ -110,8 +119,35 @@ def goes_alone(job: Job, policy: Policy) -> bool:
     return bool(errors and errors[-1].jobs > 1) or policy.is_last(job)
 
 
+def _judged(
+    job: Job, error: BaseException, policy: Policy, jitter: Jitter, redact: Redact | None
+) -> Failure:
+    if isinstance(error, Raised):
+        if error.jobs > 1:
+            return _judged_in_company(job, error.error, error.jobs, policy, jitter, redact)
+
+        error = error.error
+
+    return _failure(job, error, _fate(job, error, policy, jitter), 1, redact)
+
+
+def _judged_in_company(
+    job: Job,
+    error: BaseException,
+    jobs: int,
+    policy: Policy,
+    jitter: Jitter,
+    redact: Redact | None,
+) -> Failure:
+    fate = policy.judge(job, error, jitter=jitter)
+    if isinstance(fate, Dead):
+        fate = Retry(0.0)
+
+    return _failure(job, error, fate, jobs, redact)
+
+
 def _failure(
-    job: Job, error: BaseException, fate: Retry | Dead, jobs: int, redact: Redact | None
+    job: Job, error: BaseException, fate: Retry | Dead | Snooze, jobs: int, redact: Redact | None
 ) -> Failure:
     if isinstance(fate, Dead):
         fate = Dead(_text(fate, redact))

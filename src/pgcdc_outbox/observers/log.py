@@ -17,9 +17,12 @@ from pgcdc_outbox.events import (
     HandlersAbandoned,
     JobCrashed,
     JobDead,
+    JobsParked,
+    JobsReleased,
     LogUnavailable,
     LoopStalled,
     Maintained,
+    OrderGivenUp,
     OutcomesRecorded,
     PredecessorEnded,
     Reported,
@@ -28,7 +31,16 @@ from pgcdc_outbox.events import (
     SlotReleased,
 )
 
-_QUIET = (BatchStarted, BatchHandled, BatchSettled, CheckpointSaved, Reported, OutcomesRecorded)
+_QUIET = (
+    BatchStarted,
+    BatchHandled,
+    BatchSettled,
+    CheckpointSaved,
+    JobsParked,
+    JobsReleased,
+    OutcomesRecorded,
+    Reported,
+)
 _LOUD = (
     CarefulBegan,
     CarefulEnded,
@@ -37,6 +49,7 @@ _LOUD = (
     JobCrashed,
     JobDead,
     LogUnavailable,
+    OrderGivenUp,
     PredecessorEnded,
     ServerDraining,
     SlotReleased,

@@ -104,15 +104,24 @@ class Session:
         return row
 
     async def by_index(
-        self, statement: str, params: Params, *, doing: str, within: float = STATEMENT_SECONDS
+        self,
+        statement: str,
+        params: Params,
+        *,
+        locking: str,
+        doing: str,
+        within: float = STATEMENT_SECONDS,
     ) -> list[Row]:
         """The rows of a statement that is to follow an index, whatever the statistics say.
 
         Of a table that has grown since it was analysed the planner expects few new
-        rows, and would sort all of them for each page.
+        rows, and would sort all of them for each page. ``locking`` is run before it, in
+        the same transaction.
         """
         return await self._take(
-            lambda connection: statements.rows_by_index(connection, statement, params, doing=doing),
+            lambda connection: statements.rows_by_index(
+                connection, statement, params, locking=locking, doing=doing
+            ),
             doing,
             within,
         )

@@ -23,9 +23,12 @@ async def rows(connection: Connection, statement: str, params: Params, *, doing:
 
 
 async def rows_by_index(
-    connection: Connection, statement: str, params: Params, *, doing: str
+    connection: Connection, statement: str, params: Params, *, locking: str, doing: str
 ) -> list[Row]:
-    """Its rows, found with an index, whatever the statistics say."""
+    """Its rows, found with an index, whatever the statistics say.
+
+    ``locking`` is run before it, in the same transaction.
+    """
     try:
         # For this transaction alone: the session may be lent to others.
         async with connection.transaction():
@@ -33,6 +36,7 @@ async def rows_by_index(
                 "select set_config(name, 'off', true) from unnest("
                 "array['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) as name"
             )
+            await connection.execute(locking.encode())
             return await rows(connection, statement, params, doing=doing)
     except psycopg.Error as error:
         raise map_error(error, doing=doing) from error

@@ -60,7 +60,7 @@ def test_the_publication(patient, statements, said):
     [
         (
             f"alter publication pgcdc_outbox set table outbox.immediate ({SOME})",
-            "publication pgcdc_outbox leaves out content_type, consumer, history",
+            "publication pgcdc_outbox leaves out content_type, consumer, history, expires_at",
         ),
         (
             "alter publication pgcdc_outbox set table outbox.immediate where (topic <> 'x')",

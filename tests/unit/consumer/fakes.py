@@ -12,6 +12,7 @@ import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
 from pgcdc_outbox.consumer.consumer import Limits, Orchestrator
+from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
@@ -227,6 +228,22 @@ class FakeRegister:
             self.noted.pop(id_, None)
 
 
+class FakeClock:
+    """The server's clock, as a test sets it; counts how often it was looked at."""
+
+    def __init__(self, now_us: int = 0, *errors: Exception) -> None:
+        self.value = now_us
+        self.looks = 0
+        self._errors = list(errors)
+
+    async def now_us(self) -> int:
+        self.looks += 1
+        if self._errors:
+            raise self._errors.pop(0)
+
+        return self.value
+
+
 class FakeChore:
     """Does nothing, as often as it is told; then waits for ever."""
 
@@ -271,13 +288,16 @@ def attempt(
     observers: Sequence[Observer] = (),
     redact: Callable[[str], str] | None = None,
     concurrency: int = 1,
+    clock: FakeClock | None = None,
 ) -> Attempt:
+    notice = Notice(observers)
     return Attempt(
         consumer="default",
         handler=Handler(handler, concurrency=concurrency),
         policy=policy or RetryPolicy(),
         ledger=ledger or FakeLedger(),
-        notice=Notice(observers),
+        expiry=Expiry(consumer="default", clock=clock or FakeClock(), notice=notice),
+        notice=notice,
         redact=redact,
     )
 

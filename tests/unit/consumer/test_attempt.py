@@ -19,12 +19,13 @@ from pgcdc_outbox.events import (
     OutcomesRecorded,
 )
 from pgcdc_outbox.job import Job
-from pgcdc_outbox.outcome import Dead, Done, Retry
+from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
 from tests.unit.consumer.conftest import Chance
 from tests.unit.consumer.fakes import (
     PATIENCE,
     Diary,
     Events,
+    FakeClock,
     FakeFeed,
     FakeLedger,
     attempt,
@@ -367,3 +368,71 @@ class Notes:
 
     def __call__(self, event: object) -> None:
         self._diary.append(type(event).__name__)
+
+
+class TestExpiry:
+    def expiring(self, *moments: int | None) -> Any:
+        whole = batch(*range(1, len(moments) + 1))
+        whole.jobs = [
+            Job(job.id, job.topic, job.payload, expires_us=moment)
+            for job, moment in zip(whole.jobs, moments, strict=True)
+        ]
+        whole.expires = True
+        return whole
+
+    async def test_a_job_whose_time_is_over_is_not_executed(self) -> None:
+        seen: list[int] = []
+
+        async def handle(jobs: Sequence[Job]) -> None:
+            seen.extend(job.id for job in jobs)
+
+        feed, ledger, events = FakeFeed(), FakeLedger(), Events()
+        subject = attempt(handle, ledger, observers=[events], clock=FakeClock(1000))
+
+        await subject.run(self.expiring(None, 999, 1001, 1000), feed)
+
+        assert seen == [1, 3]
+        assert [(each.job.id, repr(each.fate)) for each in ledger.failures] == [
+            (2, "Dead('expired')"),
+            (4, "Dead('expired')"),
+        ]
+        assert feed.settled == [1, 2, 3, 4]
+        assert events.of(BatchStarted)[0].jobs == 2
+        assert [event.reason for event in events.of(JobDead)] == ["expired", "expired"]
+
+    async def test_nothing_is_called_for_nobody(self) -> None:
+        feed, events = FakeFeed(), Events()
+        subject = attempt(returning([1]), observers=[events], clock=FakeClock(1000))
+
+        await subject.run(self.expiring(1, 2), feed)
+
+        assert feed.settled == [1, 2]
+        assert events.of(BatchStarted) == []
+
+    async def test_the_clock_is_not_looked_at_for_jobs_that_do_not_expire(self) -> None:
+        clock = FakeClock(1000)
+        await attempt(returning(None), clock=clock).run(batch(1, 2), FakeFeed())
+        assert clock.looks == 0
+
+    async def test_a_clock_that_cannot_be_asked_is_waited_for(self) -> None:
+        feed, events = FakeFeed(), Events()
+        clock = FakeClock(1000, LedgerUnavailable("cut"))
+        subject = attempt(returning(None), observers=[events], clock=clock)
+
+        await subject.run(self.expiring(999), feed)
+
+        assert feed.settled == [1]
+        assert [event.chore for event in events.of(ChoreFailed)] == ["ask what time it is"]
+
+
+class TestSnooze:
+    async def test_it_is_told_apart_from_failures(self) -> None:
+        feed, ledger, events = FakeFeed(), FakeLedger(), Events()
+        outcomes = {1: Snooze(after=5), 2: Retry(5), 3: Dead()}
+
+        await attempt(returning(outcomes), ledger, observers=[events]).run(batch(1, 2, 3), feed)
+
+        (recorded,) = events.of(OutcomesRecorded)
+        assert (recorded.retried, recorded.dead, recorded.snoozed) == (1, 1, 1)
+        assert events.of(BatchHandled)[0].failed == 2
+        assert [type(each.fate) for each in ledger.failures] == [Snooze, Retry, Dead]

@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from pgcdc_outbox.core import ahead as ahead_module
 from pgcdc_outbox.core.ahead import Ahead
+from pgcdc_outbox.core.deliveries import settled
 from pgcdc_outbox.core.progress import Progress, Ticket
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
+
+FIRST = settled(1, 0)
+"""The delivery of a job that was never tried."""
 
 
 def jobs(ids: Sequence[int], attempt: int = 1) -> list[Job]:
@@ -23,13 +27,13 @@ def test_half_a_transaction_is_remembered_until_it_is_passed() -> None:
     ticket.owed += 4
     progress.settle([ticket, ticket])
     ahead.add(jobs([1, 2]), [ticket, ticket], progress.flushed)
-    assert ahead.attempts(progress.flushed) == {1: 1, 2: 1}
+    assert ahead.deliveries(progress.flushed) == {1: FIRST, 2: FIRST}
 
     progress.commit(ticket, LSN(10))
     progress.settle([ticket, ticket])
     ahead.add(jobs([3, 4]), [ticket, ticket], progress.flushed)
     assert progress.flushed == 10
-    assert ahead.attempts(progress.flushed) == {}
+    assert ahead.deliveries(progress.flushed) == {}
     assert len(ahead) == 0
 
 
@@ -41,7 +45,7 @@ def test_the_highest_attempt_counts() -> None:
         progress.commit(ticket, LSN(attempt))
         ahead.add(jobs([7], attempt), [ticket], progress.flushed)
 
-    assert ahead.attempts(progress.flushed) == {7: 3}
+    assert ahead.deliveries(progress.flushed) == {7: settled(3, 0)}
 
 
 def test_beyond_the_limit_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +57,7 @@ def test_beyond_the_limit_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPat
         progress.commit(ticket, LSN(id_))
         ahead.add(jobs([id_]), [ticket], progress.flushed)
 
-    assert ahead.attempts(progress.flushed) == {3: 1, 4: 1, 5: 1}
+    assert ahead.deliveries(progress.flushed) == {3: FIRST, 4: FIRST, 5: FIRST}
 
 
 @given(st.permutations(range(8)), st.integers(0, 8))
@@ -76,4 +80,4 @@ def test_settled_and_not_passed_is_exactly_what_is_remembered(
     done = set(order[:settled])
     passed = {number for number in range(8) if number + 1 <= progress.flushed}
     assert passed <= done
-    assert set(ahead.attempts(progress.flushed)) == done - passed
+    assert set(ahead.deliveries(progress.flushed)) == done - passed

@@ -3,6 +3,7 @@
 import pytest
 
 from pgcdc_outbox.core.batching import Batch, Batcher
+from pgcdc_outbox.core.lanes import Lanes
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.job import Job
 
@@ -66,3 +67,25 @@ def test_a_part_keeps_jobs_and_tickets_together() -> None:
     assert part.jobs == [JOBS[1], JOBS[3]]
     assert part.tickets == [whole.tickets[1], whole.tickets[3]]
     assert whole.jobs == JOBS
+
+
+def test_a_batch_says_whether_one_of_its_jobs_may_expire() -> None:
+    batcher, ticket = Batcher(max_jobs=2, max_bytes=1 << 20, max_age=0), Ticket()
+    batcher.add_many(JOBS[:3], ticket, 0, 0.0)
+    batcher.add(Job(9, "topic", b"", expires_us=1), ticket, 0.0)
+    batcher.add(JOBS[4], ticket, 0.0)
+
+    batches = [batch for _ in range(3) if (batch := batcher.take())]
+    assert [batch.expires for batch in batches] == [False, True, False]
+    assert batches[1].part(lambda job: job.id == 9).expires
+
+
+@pytest.mark.parametrize("kind", [Batcher, Lanes])
+def test_a_batch_says_whether_one_of_its_jobs_expires(kind: type[Batcher] | type[Lanes]) -> None:
+    batcher = kind(max_jobs=2, max_bytes=1 << 20, max_age=0)
+    for job in (JOBS[0], JOBS[1], JOBS[2], Job(9, "topic", b"", expires_us=1)):
+        batcher.add(job, Ticket(), 0.0)
+
+    batches = [batcher.take(), batcher.take()]
+
+    assert [batch and batch.expires for batch in batches] == [False, True]

@@ -18,7 +18,7 @@ from pgcdc_outbox.core.verdict import (
 )
 from pgcdc_outbox.errors import PayloadInvalid, ResultInvalid
 from pgcdc_outbox.job import Failing, History, Job
-from pgcdc_outbox.outcome import Dead, Done, Retry
+from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
 
 JOBS = [Job(id_, "topic", b"{}") for id_ in (1, 2, 3)]
 POLICY = RetryPolicy(max_attempts=5)
@@ -261,3 +261,30 @@ class TestText:
 
     def test_a_text_without_trouble_is_not_touched(self) -> None:
         assert bounded("Grüße, 世界 🎉") == "Grüße, 世界 🎉"
+
+
+class Strict:
+    """A policy of somebody's own, which knows nothing of putting off."""
+
+    def judge(self, job: Job, error: BaseException, *, jitter: Any) -> Dead:
+        return Dead("strict")
+
+    def is_last(self, job: Job) -> bool:
+        return True
+
+
+def test_a_job_that_is_put_off_is_not_judged() -> None:
+    snooze = Snooze(after=5)
+
+    (returned,) = judge(JOBS, {2: snooze}, Strict(), jitter=latest)
+    (raised,) = judge_raised(JOBS[:1], snooze, Strict(), jitter=latest)
+
+    assert (returned.job.id, returned.fate) == (2, snooze)
+    assert (raised.job.id, raised.fate) == (1, snooze)
+
+
+def test_put_off_by_a_call_with_several_jobs_each_comes_back_alone() -> None:
+    failures = judge_raised(JOBS, Snooze(after=86400), POLICY, jitter=latest)
+
+    assert [(type(failure.fate), failure.jobs) for failure in failures] == [(Retry, 3)] * 3
+    assert all(failure.fate.after == 1 for failure in failures)

@@ -11,6 +11,8 @@ import psycopg
 from msgspec import Struct
 from psycopg import Connection
 
+from pgcdc_outbox.errors import MigrationChanged, SchemaAhead, SchemaBehind
+from pgcdc_outbox.postgres import migrate
 from pgcdc_outbox.postgres.connection import Row, quoted, run
 from pgcdc_outbox.postgres.doctor import catalog
 from pgcdc_outbox.postgres.doctor.expected import Column, Definition, Expected, expected
@@ -129,6 +131,19 @@ class Look:
     def expected(self) -> Expected:
         """What the migrations make in this schema."""
         return expected(self.server.schema)
+
+    @cached_property
+    def published(self) -> tuple[str, ...]:
+        """The columns that should be published now: not those that a pending migration makes."""
+        try:
+            migrate.require_current(migrate.applied(self.connection, self.schema), self.schema)
+        except SchemaBehind:
+            there = {column.name for column in self.columns if column.table == "immediate"}
+            return tuple(name for name in self.expected.published if name in there)
+        except (SchemaAhead, MigrationChanged):
+            pass  # told by the check that asks for it
+
+        return self.expected.published
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:

@@ -106,10 +106,10 @@ def _part(look: Look, name: str, row: Row, reset: str) -> Iterator[Finding]:
     if row["columns"] is None or look.server.major < 15:
         return
 
-    if missing := [each for each in look.expected.published if each not in row["columns"]]:
+    if missing := [each for each in look.published if each not in row["columns"]]:
         yield problem(f"publication {name} leaves out {', '.join(missing)}", reset)
 
-    if unneeded := [each for each in row["columns"] if each not in look.expected.published]:
+    if unneeded := [each for each in row["columns"] if each not in look.published]:
         yield note(f"publication {name} sends {', '.join(unneeded)}, which nobody needs", reset)
 
 
@@ -118,7 +118,7 @@ def _table(look: Look) -> str:
     if look.server.major < 15:
         return table
 
-    return f"{table} ({', '.join(map(spelled, look.expected.published))})"
+    return f"{table} ({', '.join(map(spelled, look.published))})"
 
 
 CHECKS = (publication,)

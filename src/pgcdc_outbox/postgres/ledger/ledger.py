@@ -1,16 +1,18 @@
 """Where failures become durable: one statement for each batch."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
-from pgcdc_outbox.job import JSON_TYPE, Failing
-from pgcdc_outbox.outcome import Dead, Retry
+from pgcdc_outbox.job import JSON_TYPE, Failing, Job
+from pgcdc_outbox.outcome import Dead, Retry, Snooze
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.sqlstate import ledger_error
+from pgcdc_outbox.postgres.statements import Params, Row
 
 # The first error tells what went wrong, the last ones what goes wrong now.
 _HISTORY_LIMIT = 50
@@ -18,17 +20,37 @@ _HISTORY_LIMIT = 50
 # Encodings that take any text: in SQL_ASCII bytes are bytes.
 _UNICODE = ("UTF8", "SQL_ASCII")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
 # A date that PostgreSQL can express, whatever a handler asks for: ten years.
 _LONGEST_DELAY = 10 * 366 * 86400.0
+
+
+class Runs(Protocol):
+    """What runs the statements: a `Session`, or a transaction that is open."""
+
+    async def row(self, statement: str, params: Params = None, *, doing: str) -> Row:
+        """Run a statement that gives exactly one row."""
+        ...
+
+    async def encoding(self, *, doing: str) -> str:
+        """How the database keeps text."""
+        ...
 
 
 class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
-    def __init__(self, session: Session, *, consumer: str, schema: str) -> None:
+    def __init__(
+        self, session: Runs, *, consumer: str, schema: str, holds_keys: bool = False
+    ) -> None:
+        """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
+        self._holds_keys = holds_keys
         self._consumer = consumer
         self._record = query("record", schema)
+        self._record_done = query("record_done", schema)
         self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
@@ -41,7 +63,12 @@ class PostgresLedger:
             unicode = await self._session.encoding(doing="record outcomes") in _UNICODE
             (held,) = await self._session.row(
                 self._record,
-                {"consumer": self._consumer, "epoch": epoch, **_columns(failures, unicode=unicode)},
+                {
+                    "consumer": self._consumer,
+                    "epoch": epoch,
+                    "holds": self._holds_keys,
+                    **_columns(failures, unicode=unicode),
+                },
                 doing="record outcomes",
             )
         except OutboxError as error:
@@ -49,6 +76,23 @@ class PostgresLedger:
 
         if not held:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        """Write that attempts succeeded; how many of them were not known to. Raises as `record`."""
+        ids = [job.id for job in jobs]
+        attempts = [job.attempt for job in jobs]
+        params = {"consumer": self._consumer, "epoch": epoch, "ids": ids, "attempts": attempts}
+        try:
+            held, fresh = await self._session.row(
+                self._record_done, params, doing="record what is done"
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
+
+        if not held:
+            raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
+
+        return int(fresh)
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
@@ -65,6 +109,28 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
     jobs = [failure.job for failure in failures]
     fates = [failure.fate for failure in failures]
     return {
+        **job_columns(jobs),
+        "parked": [job.parked for job in jobs],
+        "prior_attempts": [
+            job.prior_attempts + isinstance(fate, Snooze)
+            for job, fate in zip(jobs, fates, strict=True)
+        ],
+        "delays": [_delay(fate) for fate in fates],
+        "due_us": [_due_us(fate) for fate in fates],
+        "reasons": [spell(fate.reason) if isinstance(fate, Dead) else None for fate in fates],
+        # To be put off is no error.
+        "errors": [
+            None if isinstance(failure.fate, Snooze) else spell(failure.error)
+            for failure in failures
+        ],
+        "texts": [spell(failure.text) for failure in failures],
+        "jobs": [failure.jobs for failure in failures],
+    }
+
+
+def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
+    """What a table keeps of a job, as arrays."""
+    return {
         "ids": [job.id for job in jobs],
         "attempts": [job.attempt for job in jobs],
         "prior_attempts": [job.prior_attempts for job in jobs],
@@ -76,11 +142,7 @@ def _columns(failures: Sequence[Failure], *, unicode: bool) -> dict[str, list[ob
         "content_types": [
             None if job.content_type == JSON_TYPE else job.content_type for job in jobs
         ],
-        "delays": [_delay(fate) for fate in fates],
-        "reasons": [None if isinstance(fate, Retry) else spell(fate.reason) for fate in fates],
-        "errors": [spell(failure.error) for failure in failures],
-        "texts": [spell(failure.text) for failure in failures],
-        "jobs": [failure.jobs for failure in failures],
+        "expires_us": [job.expires_us for job in jobs],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
 
@@ -90,9 +152,15 @@ def ascii_only(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _delay(fate: Retry | Dead) -> float | None:
+def _delay(fate: Retry | Dead | Snooze) -> float | None:
     """Seconds until the next attempt; None for no further one."""
-    return min(fate.after or 0.0, _LONGEST_DELAY) if isinstance(fate, Retry) else None
+    return None if isinstance(fate, Dead) else min(fate.after or 0.0, _LONGEST_DELAY)
+
+
+def _due_us(fate: Retry | Dead | Snooze) -> int | None:
+    """The moment of the next attempt, if one is given: microseconds since 1970."""
+    until = fate.until if isinstance(fate, Snooze) else None
+    return None if until is None else (until - _EPOCH) // _MICROSECOND
 
 
 def _bounded(errors: Sequence[Failing]) -> Sequence[Failing]:

@@ -2,8 +2,8 @@
 
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.events import Promoted
+from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.queries import query
-from pgcdc_outbox.postgres.session import Session
 
 
 class Promotion:
@@ -13,7 +13,7 @@ class Promotion:
 
     def __init__(
         self,
-        session: Session,
+        clock: SessionClock,
         *,
         consumer: str,
         schema: str,
@@ -21,7 +21,7 @@ class Promotion:
         limit: int,
         notice: Notice,
     ) -> None:
-        self._session = session
+        self._clock = clock
         self._consumer = consumer
         self._promote = query("promote", schema)
         self._interval = interval
@@ -39,7 +39,7 @@ class Promotion:
 
     async def _some(self) -> bool:
         """Promote as many as go in one statement; whether there may be more."""
-        scheduled, failed = await self._session.row(
+        scheduled, failed = await self._clock.row(
             self._promote, {"consumer": self._consumer, "limit": self._limit}, doing=self.name
         )
         if scheduled or failed:

@@ -25,7 +25,17 @@ class PostgresRegister:
         rows = await self._rows(
             "left_started", {"instance": self._instance}, doing="look what was running"
         )
-        return [Started(id=id_, attempt=attempt, ours=ours) for id_, attempt, ours in rows]
+        return [
+            Started(
+                id=id_,
+                attempt=attempt,
+                ours=ours,
+                once=once,
+                instance=instance,
+                started_at=started_at,
+            )
+            for id_, attempt, ours, once, instance, started_at in rows
+        ]
 
     async def start(self, job: Job, *, ended: Mapping[int, int], epoch: int) -> None:
         """Note that a job is about to be executed; forget these attempts, by id."""
@@ -33,6 +43,15 @@ class PostgresRegister:
         await self._write(
             "start", {**about, **_columns(ended)}, epoch=epoch, doing="note what is about to run"
         )
+
+    async def start_once(self, jobs: Sequence[Job], *, epoch: int) -> None:
+        """Note that jobs are about to be executed, and must not be again."""
+        about = {
+            "ids": [job.id for job in jobs],
+            "attempts": [job.attempt for job in jobs],
+            "instance": self._instance,
+        }
+        await self._write("start_once", about, epoch=epoch, doing="note what is to run once")
 
     async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:
         """Forget these attempts, by id: they ended."""

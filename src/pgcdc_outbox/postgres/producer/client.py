@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from pgcdc_outbox.codec import Codec, encoder
+from pgcdc_outbox.compression import Compression
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import NewJob
 from pgcdc_outbox.postgres.migrate import check_schema
@@ -24,7 +26,8 @@ class Client:
     environment tells: ``PGCDC_OUTBOX_DSN``, else libpq's own variables.
 
     ``schema`` is the schema of the outbox; ``max_payload_bytes`` refuses
-    payloads that are larger once encoded.
+    payloads that are larger once encoded. ``codec`` writes payloads in place of
+    JSON; those that are larger than ``compress_above`` bytes are compressed.
     """
 
     def __init__(
@@ -33,10 +36,14 @@ class Client:
         *,
         schema: str = "outbox",
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        codec: Codec | None = None,
+        compress_above: int | None = None,
+        compression: Compression = "gzip",
     ) -> None:
         check_schema(schema)
         self._schema = schema
         self._limit = check_limit(max_payload_bytes)
+        self._encode = encoder(codec, compress_above=compress_above, compression=compression)
         self._own: Kept | Pooled
         if _is_pool(conninfo_or_pool):
             self._own = Pooled(conninfo_or_pool, schema)
@@ -52,6 +59,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -64,7 +73,9 @@ class Client:
         ``payload`` becomes JSON, except bytes, which stay as they are. ``key``
         says what the job is about, and is kept for the handler. ``run_at``, an aware datetime, or
         ``delay``, a timedelta or seconds by the clock of the server, schedule
-        it for later; at most one of them.
+        it for later; at most one of them. After ``expires_at``, an aware
+        datetime, or ``time_to_live``, counted by the same clock from the moment
+        when it may run, it is not started any more, but a dead letter.
 
         Raises `JobInvalid` before anything is sent, `TransactionMissing` if
         ``tx`` would commit the job on its own, and what the driver raises on
@@ -72,7 +83,18 @@ class Client:
         `PermissionMissing`; the first may leave open whether it was committed,
         and then its message says so.
         """
-        row = check(payload, topic, key, headers, run_at, delay, max_payload_bytes=self._limit)
+        row = check(
+            payload,
+            topic,
+            key,
+            headers,
+            run_at,
+            delay,
+            expires_at,
+            time_to_live,
+            max_payload_bytes=self._limit,
+            encode=self._encode,
+        )
         return self._handle(tx).insert(row)
 
     def enqueue_many(self, jobs: Sequence[NewJob], *, tx: Any = None) -> list[int]:
@@ -81,7 +103,7 @@ class Client:
         All of them or none, also without ``tx``. Raises as `enqueue` does; a
         `JobInvalid` names the job, as in ``jobs[3].topic``.
         """
-        rows = check_many(jobs, max_payload_bytes=self._limit)
+        rows = check_many(jobs, max_payload_bytes=self._limit, encode=self._encode)
         return self._handle(tx).insert_many(rows) if rows else []
 
     def close(self) -> None:
@@ -118,10 +140,14 @@ class AsyncClient:
         *,
         schema: str = "outbox",
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        codec: Codec | None = None,
+        compress_above: int | None = None,
+        compression: Compression = "gzip",
     ) -> None:
         check_schema(schema)
         self._schema = schema
         self._limit = check_limit(max_payload_bytes)
+        self._encode = encoder(codec, compress_above=compress_above, compression=compression)
         self._own: AsyncKept | AsyncPooled
         if _is_pool(conninfo_or_pool):
             self._own = AsyncPooled(conninfo_or_pool, schema)
@@ -137,6 +163,8 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         run_at: datetime | None = None,
         delay: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+        time_to_live: timedelta | float | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -145,7 +173,18 @@ class AsyncClient:
         AsyncCursor or AsyncTransaction, an asyncpg Connection, or a SQLAlchemy
         AsyncSession, async_scoped_session or AsyncConnection.
         """
-        row = check(payload, topic, key, headers, run_at, delay, max_payload_bytes=self._limit)
+        row = check(
+            payload,
+            topic,
+            key,
+            headers,
+            run_at,
+            delay,
+            expires_at,
+            time_to_live,
+            max_payload_bytes=self._limit,
+            encode=self._encode,
+        )
         handle = await self._handle(tx)
         return await handle.insert(row)
 
@@ -155,7 +194,7 @@ class AsyncClient:
         All of them or none, also without ``tx``. Raises as `enqueue` does; a
         `JobInvalid` names the job, as in ``jobs[3].topic``.
         """
-        rows = check_many(jobs, max_payload_bytes=self._limit)
+        rows = check_many(jobs, max_payload_bytes=self._limit, encode=self._encode)
         if not rows:
             return []
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from pgcdc_outbox.codec import Encode
 from pgcdc_outbox.errors import JobInvalid, SettingsError
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.payload import encode
+from pgcdc_outbox.payload import encode as as_json
 
 MAX_TOPIC_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1024
@@ -37,11 +38,25 @@ class Row(Struct, frozen=True, gc=False):
     """In UTC."""
     delay: float | None = None
     """Seconds, above zero."""
+    expires_at: datetime | None = None
+    """In UTC."""
+    time_to_live: float | None = None
+    """Seconds from the moment when it may run, above zero."""
 
     @property
     def run_at_text(self) -> str | None:
         """ISO 8601, which the server reads alike whatever its settings are."""
         return None if self.run_at is None else self.run_at.isoformat()
+
+    @property
+    def expires_at_text(self) -> str | None:
+        """The same for the moment when it expires."""
+        return None if self.expires_at is None else self.expires_at.isoformat()
+
+    @property
+    def expires(self) -> bool:
+        """Whether it expires at all."""
+        return self.expires_at is not None or self.time_to_live is not None
 
 
 def check(
@@ -51,8 +66,11 @@ def check(
     headers: Mapping[str, str] | None = None,
     run_at: datetime | None = None,
     delay: timedelta | float | None = None,
+    expires_at: datetime | None = None,
+    time_to_live: timedelta | float | None = None,
     *,
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    encode: Encode = as_json,
 ) -> Row:
     """The row of one job. Raises `JobInvalid`, naming the field."""
     _check_text("topic", topic, MAX_TOPIC_BYTES)
@@ -70,18 +88,21 @@ def check(
         )
 
     facts = _headers(headers) if headers is not None else None
-    if run_at is None and delay is None:
+    if run_at is None and delay is None and expires_at is None and time_to_live is None:
         return Row(topic, body, key, facts, content_type)
 
-    if run_at is not None and delay is not None:
-        raise JobInvalid("run_at, delay: both are given", hint="Give one of them.")
-
-    at = None if run_at is None else _instant(run_at)
-    after = None if delay is None else _seconds(delay)
-    return Row(topic, body, key, facts, content_type, at, after)
+    start = _moment("run_at", run_at, "delay", delay)
+    end = _moment("expires_at", expires_at, "time_to_live", time_to_live)
+    _check_end(start, end, time_to_live)
+    return Row(topic, body, key, facts, content_type, *start, *end)
 
 
-def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> list[Row]:
+def check_many(
+    jobs: Iterable[NewJob],
+    *,
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    encode: Encode = as_json,
+) -> list[Row]:
     """The rows of several jobs. Raises `JobInvalid`, naming the job and the field."""
     if isinstance(jobs, (NewJob, str, bytes, Mapping)) or not isinstance(jobs, Iterable):
         raise JobInvalid(
@@ -104,7 +125,10 @@ def check_many(jobs: Iterable[NewJob], *, max_payload_bytes: int = MAX_PAYLOAD_B
                 job.headers,
                 job.run_at,
                 job.delay,
+                job.expires_at,
+                job.time_to_live,
                 max_payload_bytes=max_payload_bytes,
+                encode=encode,
             )
         except JobInvalid as error:
             raise JobInvalid(f"jobs[{index}].{error}", hint=error.hint) from error
@@ -166,36 +190,61 @@ def _headers(headers: Mapping[str, str]) -> str | None:
     return msgspec.json.encode(dict(headers)).decode() if headers else None
 
 
-def _instant(run_at: datetime) -> datetime:
-    if not isinstance(run_at, datetime):
-        raise JobInvalid(
-            f"run_at: a {type(run_at).__name__} is given", hint="Give an aware datetime."
-        )
+Moment = tuple[datetime | None, float | None]
+"""An instant in UTC, or seconds; neither says nothing."""
 
-    if run_at.utcoffset() is None:
+
+def _moment(
+    at_field: str, at: datetime | None, after_field: str, after: timedelta | float | None
+) -> Moment:
+    """A moment that may be given in two ways, and is given in one at most."""
+    if at is not None and after is not None:
+        raise JobInvalid(f"{at_field}, {after_field}: both are given", hint="Give one of them.")
+
+    return (
+        None if at is None else instant(at_field, at),
+        None if after is None else seconds(after_field, after),
+    )
+
+
+def _check_end(start: Moment, end: Moment, time_to_live: timedelta | float | None) -> None:
+    if time_to_live is not None and end[1] is None:
+        raise JobInvalid("time_to_live: is nothing", hint="Leave it out: the job never expires.")
+
+    if start[0] is not None and end[0] is not None and end[0] <= start[0]:
+        raise JobInvalid("expires_at: is not after run_at, so that the job would never run")
+
+
+def instant(field: str, at: datetime) -> datetime:
+    """The instant in UTC. Raises `JobInvalid`."""
+    if not isinstance(at, datetime):
+        raise JobInvalid(f"{field}: a {type(at).__name__} is given", hint="Give an aware datetime.")
+
+    if at.utcoffset() is None:
         raise JobInvalid(
-            f"run_at: {run_at.isoformat()} has no time zone",
+            f"{field}: {at.isoformat()} has no time zone",
             hint="Use datetime.now(UTC) + ..., or datetime(..., tzinfo=ZoneInfo('...')).",
         )
 
     try:
-        return run_at.astimezone(UTC)
+        return at.astimezone(UTC)
     except OverflowError:
-        raise JobInvalid(f"run_at: {run_at.isoformat()} is out of range in UTC") from None
+        raise JobInvalid(f"{field}: {at.isoformat()} is out of range in UTC") from None
 
 
-def _seconds(delay: timedelta | float) -> float | None:
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+def seconds(field: str, after: timedelta | float) -> float | None:
+    """Seconds above zero; None for zero. Raises `JobInvalid`."""
+    number = after.total_seconds() if isinstance(after, timedelta) else after
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise JobInvalid(
-            f"delay: a {type(delay).__name__} is given", hint="Give a timedelta, or seconds."
+            f"{field}: a {type(after).__name__} is given", hint="Give a timedelta, or seconds."
         )
 
     # NaN fails the comparison too. Compared before converting: a huge int would overflow.
-    if not 0 <= seconds <= MAX_DELAY.total_seconds():
+    if not 0 <= number <= MAX_DELAY.total_seconds():
         raise JobInvalid(
-            f"delay: {delay!r:.80} is not within 0 and {MAX_DELAY.days} days",
+            f"{field}: {after!r:.80} is not within 0 and {MAX_DELAY.days} days",
             hint="Give seconds that are finite and not negative; 0 means at once.",
         )
 
-    return float(seconds) or None
+    return float(number) or None

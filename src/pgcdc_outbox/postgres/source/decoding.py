@@ -6,6 +6,7 @@ from struct import Struct as Layout
 from typing import Final
 
 from pgcdc_outbox.consumer.intake import Intake
+from pgcdc_outbox.core.deliveries import number
 from pgcdc_outbox.core.progress import Progress, Ticket
 from pgcdc_outbox.errors import PublicationChanged, StreamCorrupt
 from pgcdc_outbox.job import Job
@@ -108,7 +109,12 @@ class Decoding:
                         raise ProtocolError("an insert out of place", what="Insert", offset=0)
 
                     job = decode_row(frame)
-                    if type(job) is Job and job.attempt == 1 and not self._traces:
+                    if (
+                        type(job) is Job
+                        and job.attempt == 1
+                        and job.expires_us is None
+                        and not self._traces
+                    ):
                         run.append(job)
                         self._run_size += size
                     elif job is not None:
@@ -145,7 +151,7 @@ class Decoding:
         """A job that is looked at more closely: it may be known, go alone, or be none."""
         self._hand_over()
         what = job.job if isinstance(job, Undecodable) else job
-        if self._traces.get(what.id, 0) >= what.attempt:
+        if self._traces.get(what.id, 0) >= number(what):
             # The log brings again what an earlier hold has recorded.
             return
 

@@ -128,7 +128,7 @@ class LogicalFeed:
             epoch=self.epoch,
             saved=self._checkpointer.durable,
             flushed=self._progress.flushed,
-            settled=self._repeats.attempts(),
+            settled=self._repeats.deliveries(),
         )
 
     async def caught_up(self) -> None:

@@ -124,9 +124,17 @@ class Leadership(Struct, frozen=True, kw_only=True):
     async def rows_by_index(
         self, name: str, params: Params, *, doing: str, within: float
     ) -> list[Row]:
-        """Run a query that is to follow an index, whatever the statistics say."""
-        statement = query(name, self.schema)
-        return await self.session.by_index(statement, params, doing=doing, within=within)
+        """Run a query of the jobs that is to follow an index, whatever the statistics say.
+
+        It misses no row that maintenance moves to another partition meanwhile.
+        """
+        return await self.session.by_index(
+            query(name, self.schema),
+            params,
+            locking=query("stay_in_partitions", self.schema),
+            doing=doing,
+            within=within,
+        )
 
 
 async def lead(

@@ -20,7 +20,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     flushed: LSN = LSN(0)
     """Everything before it is settled; what the server was told at most."""
     settled: Mapping[int, int] = {}
-    """Attempts by job that are settled although they may come again."""
+    """The last delivery of a job that is settled although it may come again; see `deliveries`."""
 
     def of(self, system: System, *, epoch: int, saved: LSN) -> "Memory":
         """What is still true for a hold of this epoch, which found this place saved.

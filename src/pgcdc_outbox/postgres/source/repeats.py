@@ -33,24 +33,24 @@ class Repeats:
         """Note that every job of the batch is settled."""
         self._ahead.add(batch.jobs, batch.tickets, self._passed())
 
-    def attempts(self) -> dict[int, int]:
-        """Attempts that are settled although reading may bring them again."""
-        attempts = self._ahead.attempts(self._passed())
+    def deliveries(self) -> dict[int, int]:
+        """Deliveries that are settled although reading may bring them again."""
+        deliveries = self._ahead.deliveries(self._passed())
         # What earlier holds settled was committed before this one began. Until that
         # is passed it may come again in the next one, whether it came in this or not.
         if self._progress.flushed < self._leadership.inserted:
-            for id_, attempt in self._memory.settled.items():
-                attempts[id_] = max(attempt, attempts.get(id_, 0))
+            for id_, each in self._memory.settled.items():
+                deliveries[id_] = max(each, deliveries.get(id_, 0))
 
-        return attempts
+        return deliveries
 
     async def load(self, since: str) -> dict[int, int]:
         """What was recorded after a snapshot, or is remembered. Raises `OutboxError`."""
-        return await load_traces(self._leadership, since=since, settled=self._memory.settled)
+        return await load_traces(self._leadership, since=since, remembered=self._memory.settled)
 
     async def save(self) -> None:
         """Write them down for the next hold. Raises `OutboxError`."""
-        await save_traces(self._leadership, self.attempts())
+        await save_traces(self._leadership, self.deliveries())
 
     def _passed(self) -> LSN:
         """What was settled before it need not be remembered job by job."""

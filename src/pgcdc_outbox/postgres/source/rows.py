@@ -26,7 +26,7 @@ _HISTORY: Final = msgspec.json.Decoder(History)
 
 COLUMNS: Final = (
     "id", "created_at", "attempt", "topic", "payload",
-    "key", "headers", "content_type", "consumer", "history",
+    "key", "headers", "content_type", "consumer", "history", "expires_at",
 )  # fmt: skip
 
 
@@ -49,8 +49,14 @@ _FRESH_SIZE: Final = _FRESH.size
 _LENGTH: Final = Layout(">I")
 _BINARY: Final = ord("b")
 _NULL: Final = ord("n")
-_NOTHING_ELSE: Final = b"nnnnn"
-_XID_SIZE: Final = 13
+_NOTHING_ELSE: Final = b"nnnnnn"
+
+# Version 14 has no column lists, so it sends xid too: a type, a length, 8 bytes.
+_COLUMNS_OF_14: Final = (*COLUMNS[:-1], "xid", COLUMNS[-1])
+_AFTER_XID: Final = 5 + 13
+
+# Further than a datetime reaches: somebody wrote infinity, and means never.
+_LAST_US: Final = 253_402_300_799_999_999
 
 
 def decoder(relation: Relation, consumer: str) -> Decoder:
@@ -71,16 +77,15 @@ def decoder(relation: Relation, consumer: str) -> Decoder:
     any_row = _any_row(places, consumer, topics)
     match tuple(column.name for column in relation.columns):
         case names if names == COLUMNS:
-            return _fresh_first(any_row, topics, len(names), rest_size=0)
-        case (*names, "xid") if tuple(names) == COLUMNS:
-            # Version 14 has no column lists, so it sends this one too.
-            return _fresh_first(any_row, topics, len(names) + 1, rest_size=_XID_SIZE)
+            return _fresh_first(any_row, topics, len(names), has_xid=False)
+        case names if names == _COLUMNS_OF_14:
+            return _fresh_first(any_row, topics, len(names), has_xid=True)
         case _:
             return any_row
 
 
 def _fresh_first(
-    any_row: Decoder, topics: dict[Any, str], columns: int, *, rest_size: int
+    any_row: Decoder, topics: dict[Any, str], columns: int, *, has_xid: bool
 ) -> Decoder:
     """Read the usual row in one go: a job never tried, with a topic and a payload only.
 
@@ -89,7 +94,6 @@ def _fresh_first(
     """
     unpack = _FRESH.unpack_from
     unpack_length = _LENGTH.unpack_from
-    tail = len(_NOTHING_ELSE)
 
     def decode(frame: bytes) -> Job | Undecodable | None:
         try:
@@ -102,8 +106,11 @@ def _fresh_first(
                 and b == d == 8
                 and attempt == _NULL
                 and count == columns
-                and frame[end : end + tail] == _NOTHING_ELSE
-                and len(frame) == end + tail + rest_size
+                and (
+                    frame[end : end + 5] == b"nnnnn" and frame[end + _AFTER_XID :] == b"n"
+                    if has_xid
+                    else frame[end:] == _NOTHING_ELSE
+                )
             ):
                 topic = topics.get(frame[at - size : at])
                 if topic is None:
@@ -134,7 +141,7 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
             raise ProtocolError("a new row leaves nothing unchanged", what="Insert", offset=ROW_AT)
 
         values: list[Any] = [None if place is None else row.values[place] for place in order]
-        id_, created, attempt, topic, payload, key, headers, kind, target, history = values
+        id_, created, attempt, topic, payload, key, headers, kind, target, history, expires = values
         if target is not None and target != mine:
             return None
 
@@ -153,6 +160,7 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
                 attempt=1 if attempt is None else _INT4.unpack(attempt)[0],
                 created_us=_created(created) if past is None else past.created_us,
                 history=past,
+                expires_us=None if expires is None else expires_us(expires),
             )
         except Exception as error:
             return _undecodable(values, error)
@@ -162,6 +170,12 @@ def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> D
 
 def _created(created: bytes | None) -> int:
     return 0 if created is None else int(_INT8.unpack(created)[0]) + _UNIX_OF_2000_US
+
+
+def expires_us(expires: bytes) -> int | None:
+    """When a job expires, from the eight bytes of a timestamptz; None for never."""
+    moment = int(_INT8.unpack(expires)[0]) + _UNIX_OF_2000_US
+    return None if moment > _LAST_US else max(moment, 0)
 
 
 def _topic(topics: dict[Any, str], topic: bytes | None) -> str:

@@ -19,7 +19,7 @@ PAGE_BYTES = 4 * 1024 * 1024
 _LONG_SECONDS = 3600.0
 
 Row = tuple[Any, ...]
-"""id, created_at, attempt, topic, payload, key, headers, content_type, history, xid."""
+"""id, created_at, attempt, topic, payload, key, headers, content_type, history, xid, expires_at."""
 
 Cursor = tuple[str, int]
 """Read up to this xid and id."""

@@ -17,11 +17,13 @@ import msgspec
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.deliveries import number
 from pgcdc_outbox.core.progress import Progress, Ticket
 from pgcdc_outbox.job import JSON_TYPE, History, Job
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.rows import expires_us
 from pgcdc_outbox.postgres.source.span import Row, count_rows, cursor_of, read_page
 
 # Rows between two marks: few, for what is settled behind a mark is repeated after a crash.
@@ -75,9 +77,9 @@ class TableReading:
         """Whether reading would begin behind the place of that number."""
         return self._saved_number >= number
 
-    def know(self, attempts: Mapping[int, int]) -> None:
-        """Pass over these attempts: they are settled, although no place says so."""
-        self._known = attempts
+    def know(self, deliveries: Mapping[int, int]) -> None:
+        """Pass over these deliveries: they are settled, although no place says so."""
+        self._known = deliveries
 
     def settle(self, batch: Batch) -> None:
         """The fate of every job of the batch is durable."""
@@ -86,8 +88,8 @@ class TableReading:
         self._changed.set()
 
     def ahead(self) -> dict[int, int]:
-        """Attempts that are settled although reading would begin before them."""
-        return self._ahead.attempts(LSN(self._saved_number))
+        """Deliveries that are settled although reading would begin before them."""
+        return self._ahead.deliveries(LSN(self._saved_number))
 
     async def count(self, span: Reconcile) -> int:
         """How many jobs a span holds. Raises `OutboxError`."""
@@ -170,14 +172,11 @@ class TableReading:
         run: list[Job] = []
         size = 0
         for row in rows:
-            id_, created, attempt, topic, payload, key, headers, kind, history, _ = row
-            if attempt is None and headers is history is None and id_ not in self._known:
+            id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
+            usual = attempt is None and headers is history is expires is None
+            if usual and id_ not in self._known:
                 run.append(Job(id_, topic, payload, key, {}, kind or JSON_TYPE, 1, _us(created)))
                 size += len(payload)
-                continue
-
-            if self._known.get(id_, 0) >= (attempt or 1):
-                # Settled before, but not by the place that was saved.
                 continue
 
             if run:
@@ -197,13 +196,21 @@ class TableReading:
         intake.put_many(run, ticket, size, now)
 
     def _put_one(self, row: Row, ticket: Ticket, intake: Intake, now: float) -> None:
-        ticket.owed += 1
-        self.handed_out += 1
+        why = ""
         try:
             job = _job(row)
         except Exception as error:
             # Data, as in the log: it must not end the consumer.
-            intake.put_dead(_bare(row), f"{type(error).__name__}: {error}", ticket, now)
+            job, why = _bare(row), f"{type(error).__name__}: {error}"
+
+        if self._known.get(job.id, 0) >= number(job):
+            # Settled before, but not by the place that was saved.
+            return
+
+        ticket.owed += 1
+        self.handed_out += 1
+        if why:
+            intake.put_dead(job, why, ticket, now)
         else:
             intake.put(job, ticket, now)
 
@@ -249,7 +256,7 @@ def _bare(row: Row) -> Job:
 
 
 def _job(row: Row) -> Job:
-    id_, created, attempt, topic, payload, key, headers, kind, history, _ = row
+    id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
     past = None if history is None else _HISTORY.decode(history)
     return Job(
         id=id_,
@@ -261,6 +268,7 @@ def _job(row: Row) -> Job:
         attempt=attempt or 1,
         created_us=_us(created) if past is None else past.created_us,
         history=past,
+        expires_us=None if expires is None else expires_us(expires),
     )
 
 

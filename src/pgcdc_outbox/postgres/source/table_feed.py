@@ -169,6 +169,8 @@ class TableFeed:
                 self._look_caught_up()
 
             if self._reading.handed_out > before:
+                # All of it may be settled already, and nothing else would tell of its end.
+                self._news.set()
                 continue
 
             if time.monotonic() >= self._polls_until:
@@ -224,14 +226,14 @@ class TableFeed:
 
     async def _known(self) -> Mapping[int, int]:
         return await load_traces(
-            self._leadership, since=self._checkpoint.snapshot, settled=self._memory.settled
+            self._leadership, since=self._checkpoint.snapshot, remembered=self._memory.settled
         )
 
     def _ahead(self) -> dict[int, int]:
-        attempts = self._reading.ahead()
+        deliveries = self._reading.ahead()
         if self._first_end is None or not self._reading.is_saved(self._first_end):
             # What earlier holds settled may come again until all of it is passed.
-            for id_, attempt in self._memory.settled.items():
-                attempts[id_] = max(attempt, attempts.get(id_, 0))
+            for id_, each in self._memory.settled.items():
+                deliveries[id_] = max(each, deliveries.get(id_, 0))
 
-        return attempts
+        return deliveries

@@ -30,8 +30,9 @@ where (%(ids)s::bigint[] is null or id = any(%(ids)s))
   and (%(reason)s::text is null or reason = %(reason)s)
 
 -- name: retry_dead
--- Back in line for the consumer it died for, under the same id. Attempts go on
--- counting, but those before count no more towards the limit. The trace stands
+-- Back in line for the consumer it died for, under the same id, and for as long as
+-- it takes: it expires no more. Attempts go on counting, but those before count no
+-- more towards the limit. The trace stands
 -- for the row that left: the log may still bring the one it came from.
 with taken as (
     delete from :"schema".dead_letter
@@ -44,7 +45,7 @@ with taken as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt
     from taken
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 ), put as (
     insert into :"schema".immediate (
         id, attempt, topic, payload, key, headers, content_type, consumer, history
@@ -74,7 +75,7 @@ with taken as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt
     from taken
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 )
 select consumer, id
 from taken
@@ -123,7 +124,7 @@ with due as materialized (
     where k.consumer is null
        or k.system_id <> s.system_identifier::text
        or not pg_visible_in_snapshot(t.xid, k.snapshot)
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 )
 select died_at, consumer, id, (select count(*) from taken) as jobs
 from due

@@ -12,29 +12,39 @@ values (
 )
 returning id
 
--- name: enqueue_at
-insert into :"schema".scheduled (due_at, topic, payload, key, headers, content_type)
+-- name: enqueue_expiring
+-- An interval of nothing but seconds: no time zone can stretch it.
+insert into :"schema".immediate (topic, payload, key, headers, content_type, expires_at)
 values (
-    cast(cast(%(run_at_text)s as text) as timestamptz),
     %(topic)s,
     %(payload)s,
     %(key)s,
     cast(cast(%(headers)s as text) as jsonb),
-    %(content_type)s
+    %(content_type)s,
+    coalesce(
+        cast(cast(%(expires_at_text)s as text) as timestamptz),
+        clock_timestamp() + make_interval(secs => cast(%(time_to_live)s as double precision))
+    )
 )
 returning id
 
--- name: enqueue_after
--- An interval of nothing but seconds: no time zone can stretch it.
-insert into :"schema".scheduled (due_at, topic, payload, key, headers, content_type)
-values (
-    clock_timestamp() + make_interval(secs => cast(%(delay)s as double precision)),
-    %(topic)s,
-    %(payload)s,
-    %(key)s,
-    cast(cast(%(headers)s as text) as jsonb),
-    %(content_type)s
-)
+-- name: enqueue_later
+-- At a time, or after a delay. What it may live counts from the moment when it is due.
+insert into :"schema".scheduled (due_at, topic, payload, key, headers, content_type, expires_at)
+select due_at,
+       %(topic)s,
+       %(payload)s,
+       %(key)s,
+       cast(cast(%(headers)s as text) as jsonb),
+       %(content_type)s,
+       coalesce(
+           cast(cast(%(expires_at_text)s as text) as timestamptz),
+           due_at + make_interval(secs => cast(%(time_to_live)s as double precision))
+       )
+from coalesce(
+    cast(cast(%(run_at_text)s as text) as timestamptz),
+    clock_timestamp() + make_interval(secs => cast(%(delay)s as double precision))
+) as due_at
 returning id
 
 -- name: take_ids
@@ -46,20 +56,25 @@ select array(
        cast(extract(epoch from clock_timestamp()) * 1000000 as bigint) as clock_us
 
 -- name: enqueue_many_immediate
-insert into :"schema".immediate (id, topic, payload, key, headers, content_type)
-select id, topic, payload, key, cast(headers as jsonb), content_type
+insert into :"schema".immediate (id, topic, payload, key, headers, content_type, expires_at)
+select id, topic, payload, key, cast(headers as jsonb), content_type,
+       cast(expires_at as timestamptz)
 from unnest(
     cast(%(id)s as bigint[]),
     cast(%(topic)s as text[]),
     cast(%(payload)s as bytea[]),
     cast(%(key)s as text[]),
     cast(%(headers)s as text[]),
-    cast(%(content_type)s as text[])
-) as job (id, topic, payload, key, headers, content_type)
+    cast(%(content_type)s as text[]),
+    cast(%(expires_at_text)s as text[])
+) as job (id, topic, payload, key, headers, content_type, expires_at)
 
 -- name: enqueue_many_scheduled
-insert into :"schema".scheduled (id, due_at, topic, payload, key, headers, content_type)
-select id, cast(due_at as timestamptz), topic, payload, key, cast(headers as jsonb), content_type
+insert into :"schema".scheduled (
+    id, due_at, topic, payload, key, headers, content_type, expires_at
+)
+select id, cast(due_at as timestamptz), topic, payload, key, cast(headers as jsonb), content_type,
+       cast(expires_at as timestamptz)
 from unnest(
     cast(%(id)s as bigint[]),
     cast(%(due_at_text)s as text[]),
@@ -67,5 +82,6 @@ from unnest(
     cast(%(payload)s as bytea[]),
     cast(%(key)s as text[]),
     cast(%(headers)s as text[]),
-    cast(%(content_type)s as text[])
-) as job (id, due_at, topic, payload, key, headers, content_type)
+    cast(%(content_type)s as text[]),
+    cast(%(expires_at_text)s as text[])
+) as job (id, due_at, topic, payload, key, headers, content_type, expires_at)

@@ -55,7 +55,8 @@ returning 1;
 
 -- name: release
 -- The position is saved, and nobody of ours will report another. Nothing of ours
--- runs either: what we noted has ended, or was abandoned, and did no harm.
+-- runs either: what we noted has ended, or was abandoned, and did no harm. What is
+-- not to be repeated stays.
 with released as (
     update :"schema".consumer
     set released_at = clock_timestamp(), crashes = 0
@@ -64,7 +65,7 @@ with released as (
 ), ended as (
     delete from :"schema".started as s
     using released as r
-    where s.consumer = r.name and s.instance = r.instance
+    where s.consumer = r.name and s.instance = r.instance and not s.once
 )
 select count(*) from released;
 
@@ -87,18 +88,21 @@ from pg_replication_slots
 where slot_name = %(slot)s and confirmed_flush_lsn is not null;
 
 -- name: load_traces
--- Attempts recorded since the checkpoint: the log may bring their jobs again.
-select id, max(attempt)
+-- What was settled since the checkpoint, and the log may bring again: attempts, and
+-- deliveries of jobs that were parked. A null stands for all deliveries of the attempt.
+select id, attempt, parked
 from (
-    select id, attempt, xid from :"schema".failed where consumer = %(consumer)s
+    select id, attempt, null::integer as parked, xid
+    from :"schema".failed where consumer = %(consumer)s
     union all
-    select id, attempt, xid from :"schema".dead_letter where consumer = %(consumer)s
+    select id, attempt, null, xid from :"schema".dead_letter where consumer = %(consumer)s
     union all
-    select id, attempt, xid from :"schema".trace where consumer = %(consumer)s
+    select id, attempt, parked, xid from :"schema".trace where consumer = %(consumer)s
+    union all
+    select id, attempt, times - 1, xid from :"schema".parked where consumer = %(consumer)s
 ) as recorded
 where xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
-  and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot)
-group by id;
+  and not pg_visible_in_snapshot(xid, %(since)s::pg_snapshot);
 
 -- name: may_replicate
 -- Some providers grant it by membership of a role of theirs.

@@ -18,12 +18,12 @@ with due_failed as materialized (
 ), traced as (
     insert into :"schema".trace (consumer, id, attempt)
     select consumer, id, attempt from taken_failed
-    on conflict do nothing
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
 ), put_failed as (
     insert into :"schema".immediate (
-        id, attempt, topic, payload, key, headers, content_type, consumer, history
+        id, attempt, topic, payload, key, headers, content_type, consumer, expires_at, history
     )
-    select id, attempt + 1, topic, payload, key, headers, content_type, consumer,
+    select id, attempt + 1, topic, payload, key, headers, content_type, consumer, expires_at,
            jsonb_build_object(
                'created_us', (extract(epoch from created_at) * 1000000)::bigint,
                'prior_attempts', prior_attempts,
@@ -45,11 +45,14 @@ with due_failed as materialized (
     where s.id = d.id
     returning s.*
 ), put_scheduled as (
-    insert into :"schema".immediate (id, topic, payload, key, headers, content_type, history)
-    select id, topic, payload, key, headers, content_type,
+    insert into :"schema".immediate (
+        id, topic, payload, key, headers, content_type, expires_at, history
+    )
+    select id, topic, payload, key, headers, content_type, expires_at,
            jsonb_build_object('created_us', (extract(epoch from created_at) * 1000000)::bigint)
     from taken_scheduled
     order by due_at, id
     returning 1
 )
-select (select count(*) from put_scheduled), (select count(*) from put_failed);
+select (select count(*) from put_scheduled), (select count(*) from put_failed),
+       (extract(epoch from clock_timestamp()) * 1000000)::bigint;

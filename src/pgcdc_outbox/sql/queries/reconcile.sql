@@ -12,13 +12,20 @@ from (
     limit %(limit)s
 ) as unsettled;
 
+-- name: stay_in_partitions
+-- While rows move from DEFAULT to a partition of their own, a reader that has begun to plan
+-- would wait for DEFAULT, and then find them neither there nor in the partition, which it
+-- does not know yet. So every partition is locked first, and the statement planned behind that.
+lock table :"schema".immediate in access share mode;
+
 -- name: read_later
 -- Rows behind the cursor that are visible in target, a page at a time in the order of
 -- the index. The cursor stands behind every transaction that since has seen begin; it
 -- is the only lower bound, because of two the index would use the worse one.
 -- A page ends with the row that exceeds the bytes. Columns come in the form that is the cheapest to send: xid8 and timestamptz as bytes.
 select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
-       i.headers::text, i.content_type, i.history::text, i.xid
+       i.headers::text, i.content_type, i.history::text, i.xid,
+       timestamptz_send(i.expires_at)
 from (
     select *, sum(octet_length(payload)) over (
         order by xid, id rows between unbounded preceding and 1 preceding
@@ -37,7 +44,8 @@ order by i.xid, i.id;
 -- name: read_running
 -- The same for transactions that were running when since was taken.
 select i.id, timestamptz_send(i.created_at), i.attempt, i.topic, i.payload, i.key,
-       i.headers::text, i.content_type, i.history::text, i.xid
+       i.headers::text, i.content_type, i.history::text, i.xid,
+       timestamptz_send(i.expires_at)
 from (
     select *, sum(octet_length(payload)) over (
         order by xid, id rows between unbounded preceding and 1 preceding

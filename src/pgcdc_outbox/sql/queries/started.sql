@@ -1,5 +1,6 @@
 -- name: left_started
-select id, attempt, instance = %(instance)s
+select id, attempt, instance = %(instance)s, once, instance,
+       to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 from :"schema".started
 where consumer = %(consumer)s;
 
@@ -22,7 +23,28 @@ with fence as materialized (
     on conflict (consumer, id) do update set
         attempt = excluded.attempt,
         instance = excluded.instance,
-        started_at = excluded.started_at
+        started_at = excluded.started_at,
+        once = excluded.once
+)
+select count(*) from fence;
+
+-- name: start_once
+-- Note jobs that must not be run again, whatever happens to this process or the server.
+with fence as materialized (
+    select name, set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'on' else current_setting('synchronous_commit') end, true)
+    from :"schema".consumer
+    where name = %(consumer)s and epoch = %(epoch)s
+    for share
+), begun as (
+    insert into :"schema".started (consumer, id, attempt, instance, once)
+    select fence.name, t.id, t.attempt, %(instance)s, true
+    from fence
+    cross join unnest(%(ids)s::bigint[], %(attempts)s::integer[]) as t (id, attempt)
+    on conflict (consumer, id) do update set
+        attempt = excluded.attempt,
+        instance = excluded.instance,
+        started_at = excluded.started_at,
+        once = excluded.once
 )
 select count(*) from fence;
 

@@ -14,10 +14,10 @@ from psycopg import sql
 
 from pgcdc_outbox.postgres.producer.handles.placing import Placed, Placing
 
-_TEXTS: Final = ("topic", "payload", "key", "headers", "content_type")
+_OTHERS: Final = ("topic", "payload", "key", "headers", "content_type", "expires_at")
 _COLUMNS: Final = {
-    "immediate": ("id", "created_at", *_TEXTS),
-    "scheduled": ("id", "created_at", "due_at", *_TEXTS),
+    "immediate": ("id", "created_at", *_OTHERS),
+    "scheduled": ("id", "created_at", "due_at", *_OTHERS),
 }
 _CHUNK_BYTES: Final = 128 * 1024
 
@@ -29,6 +29,7 @@ _LENGTH: Final = struct.Struct("!i")
 # The number of fields, then 8 bytes each: id, created_at and, if scheduled, due_at.
 _NOW: Final = struct.Struct("!hiqiq")
 _LATER: Final = struct.Struct("!hiqiqiq")
+_MOMENT: Final = struct.Struct("!iq")
 _JSONB_VERSION: Final = b"\x01"
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -68,9 +69,9 @@ class Copy:
 
     def _tuple(self, job: Placed) -> bytes:
         if job.due_at is None:
-            fixed = _NOW.pack(7, 8, job.id, 8, self._created)
+            fixed = _NOW.pack(8, 8, job.id, 8, self._created)
         else:
-            fixed = _LATER.pack(8, 8, job.id, 8, self._created, 8, _timestamp(job.due_at))
+            fixed = _LATER.pack(9, 8, job.id, 8, self._created, 8, _timestamp(job.due_at))
 
         return b"".join(
             (
@@ -80,6 +81,7 @@ class Copy:
                 self._text(job.key),
                 self._text(job.headers, _JSONB_VERSION),
                 self._text(job.content_type),
+                _NULL if job.expires_at is None else _MOMENT.pack(8, _timestamp(job.expires_at)),
             )
         )
 

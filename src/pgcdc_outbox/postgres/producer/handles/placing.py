@@ -22,11 +22,18 @@ class Placed(Struct, frozen=True, gc=False):
     content_type: str | None
     due_at: datetime | None
     """In UTC; None runs at once."""
+    expires_at: datetime | None = None
+    """In UTC; None never expires."""
 
     @property
     def due_at_text(self) -> str | None:
         """ISO 8601, which the server reads alike whatever its settings are."""
         return None if self.due_at is None else self.due_at.isoformat()
+
+    @property
+    def expires_at_text(self) -> str | None:
+        """The same for the moment when it expires."""
+        return None if self.expires_at is None else self.expires_at.isoformat()
 
 
 class Placing(Struct, frozen=True):
@@ -49,8 +56,19 @@ def place(rows: Sequence[Row], ids: Sequence[int], clock_us: int) -> Placing:
         if row.delay is not None:
             due_at = clock + timedelta(seconds=row.delay)
 
+        expires_at = row.expires_at
+        if row.time_to_live is not None:
+            expires_at = (due_at or clock) + timedelta(seconds=row.time_to_live)
+
         placed = Placed(
-            number, row.topic, row.payload, row.key, row.headers, row.content_type, due_at
+            number,
+            row.topic,
+            row.payload,
+            row.key,
+            row.headers,
+            row.content_type,
+            due_at,
+            expires_at,
         )
         (immediate if due_at is None else scheduled).append(placed)
 

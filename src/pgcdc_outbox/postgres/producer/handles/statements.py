@@ -42,18 +42,18 @@ class Statements(Struct, frozen=True):
     sequence: str
     """What the ids come from, quoted as an argument of nextval()."""
     immediate: Statement
-    at: Statement
-    after: Statement
+    expiring: Statement
+    later: Statement
     take_ids: Statement
     many_immediate: Statement
     many_scheduled: Statement
 
     def of(self, row: Row) -> Statement:
         """The statement that inserts this row."""
-        if row.delay is not None:
-            return self.after
+        if row.delay is not None or row.run_at is not None:
+            return self.later
 
-        return self.immediate if row.run_at is None else self.at
+        return self.expiring if row.expires else self.immediate
 
 
 @lru_cache(maxsize=256)
@@ -94,8 +94,8 @@ def _written(
     return Statements(
         sequence=sql.Identifier(schema, "job_id").as_string(None),
         immediate=statement("enqueue_immediate"),
-        at=statement("enqueue_at"),
-        after=statement("enqueue_after"),
+        expiring=statement("enqueue_expiring"),
+        later=statement("enqueue_later"),
         take_ids=statement("take_ids"),
         many_immediate=statement("enqueue_many_immediate"),
         many_scheduled=statement("enqueue_many_scheduled"),
