@@ -3,10 +3,12 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from benchmarks.task import MARK, Sighting, Work
-from pgcdc_outbox import Job, Retry
+from pgcdc_outbox import Job, Retry, Router
 
 
 class Handler:
@@ -15,6 +17,11 @@ class Handler:
     def __init__(self) -> None:
         self.jobs = 0
         self.sightings: list[Sighting] = []
+
+    @property
+    def given(self) -> Any:
+        """What the consumer is given as its handler."""
+        return self
 
     async def __call__(self, jobs: Sequence[Job]) -> Mapping[int, Retry] | None:
         self.jobs += len(jobs)
@@ -43,6 +50,28 @@ class TenthFails(Handler):
         return {job.id: again for job in jobs if job.id % 10 == 0}
 
 
+class Order(Struct):
+    """What a payload is decoded into."""
+
+    order: int
+
+
+class Routed(Handler):
+    """A router, whose async function gets one decoded job at a time and does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._router = Router()
+
+        @self._router.on("bench")
+        async def handle(order: Order) -> None:
+            self.jobs += 1
+
+    @property
+    def given(self) -> Router:
+        return self._router
+
+
 class Notes(Handler):
     """Notes when each job came, first of all."""
 
@@ -56,6 +85,7 @@ class Notes(Handler):
 HANDLERS: Final[Mapping[Work, type[Handler]]] = {
     "nothing": Handler,
     "file": ToFile,
+    "routed": Routed,
     "tenth fails": TenthFails,
     "note": Notes,
 }

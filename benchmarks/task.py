@@ -11,7 +11,7 @@ MARK: Final = struct.Struct("!iq")
 """How the payload of a job begins that is to be recognised: its producer, and a number."""
 
 Reader = Literal["ours", "bare"]
-Work = Literal["nothing", "file", "tenth fails", "note"]
+Work = Literal["nothing", "file", "routed", "tenth fails", "note"]
 
 
 class Task(Struct, frozen=True, kw_only=True):

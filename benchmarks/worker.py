@@ -55,7 +55,7 @@ def _consume(task: Task, handler: handlers.Handler) -> None:
             _say("reading")
 
     once = task.jobs is not None
-    consumer = Consumer(task.dsn, handler, observers=() if once else [tell], **task.settings)
+    consumer = Consumer(task.dsn, handler.given, observers=() if once else [tell], **task.settings)
     if not once:
         stopped = _stopped(handler)
         threading.Thread(target=lambda: (stopped.wait(), consumer.stop()), daemon=True).start()

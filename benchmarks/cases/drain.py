@@ -20,6 +20,8 @@ OURS: tuple[tuple[str, Work, dict[str, Any]], ...] = (
     ("no-op", "nothing", TUNED),
     ("JSON to a file", "file", {}),
     ("JSON to a file", "file", TUNED),
+    ("router, job by job", "routed", {}),
+    ("router, job by job", "routed", TUNED),
     ("a tenth fails", "tenth fails", {}),
 )
 
