@@ -45,7 +45,7 @@ bench: $(STAMP) ## Measure, against what there is to measure against (15 minutes
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove everything that was made here
-	rm -rf .venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv benchmarks/compare/.venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

@@ -11,7 +11,9 @@ import pytest
 from benchmarks import latency, show
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.cases import CASES
+from benchmarks.compare.case import Peers
 from benchmarks.measuring import measure
+from benchmarks.place import opened
 from benchmarks.results import Measured, Report, Standing
 from benchmarks.task import MARK, Sighting
 
@@ -81,6 +83,21 @@ def test_draining_has_a_command_of_its_own(tmp_path: Path) -> None:
     assert [len(point.standings[0].samples) for point in result.points] == [1, 1]
     ratios = [s for point in result.points for s in point.standings if point.ratio(s)]
     assert len(re.findall(r"\*\*\d+\.\d\d\*\*", printed)) == len(ratios) == 14
+
+
+def test_ours_and_the_replication_cursor_are_beside_the_peers() -> None:
+    """What the peers themselves do needs a package index, and is not tried here."""
+
+    class NoPeers(Peers):
+        chosen = ()
+
+    with opened(durable=False) as place:
+        result = measure(NoPeers(), place, Scale(quick=True), repetitions=1, tell=lambda line: None)
+
+    (point,) = result.points
+    cursor, *ours = point.standings
+    assert cursor.name == point.yardstick
+    assert [point.ratio(standing) is not None for standing in ours] == [True, True]
 
 
 class TestMeasuring:
