@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead": ("dead", "List, show, retry, resolve, discard or purge dead letters."),
     "jobs": ("jobs", "Show, list or cancel single jobs."),
     "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
+    "bench": ("bench", "Measure on your own database."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 
