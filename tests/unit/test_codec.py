@@ -92,7 +92,7 @@ def test_the_limit_is_about_what_is_stored() -> None:
         ({"compress_above": "1"}, "compress_above"),
         ({"compress_above": 1, "compression": "lzma"}, "compression"),
     ],
-    ids=str,
+    ids=range(6),
 )
 def test_settings_that_make_no_sense(client: Any, settings: Any, field: str) -> None:
     with pytest.raises(SettingsError, match=f"^{field}: "):

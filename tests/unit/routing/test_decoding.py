@@ -123,7 +123,7 @@ def made(payload: Any, encode: Encode, type_: Any = Any) -> Job:
 
 
 @pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
-@pytest.mark.parametrize(("payload", "type_"), VALUES, ids=str)
+@pytest.mark.parametrize(("payload", "type_"), VALUES, ids=range(len(VALUES)))
 def test_the_same_value_of_the_same_type(payload: Any, type_: Any, encode: Encode) -> None:
     found = Decoder(type_)(made(payload, encode))
 
@@ -170,11 +170,11 @@ def test_content_types(content_type: str, body: bytes, type_: Any, expected: Any
         (JSON_TYPE, b'{"id": 1}', Model, "at\n  Field required"),
         (JSON_TYPE, b'{"id": 0}', Checked, "greater than 0"),
         (JSON_TYPE, b"0", Annotated[int, pydantic.Field(gt=0)], "greater than 0"),
-        (JSON_TYPE, b"[" * 100_000, Any, "payload of job 1"),
+        pytest.param(JSON_TYPE, b"[" * 100_000, Any, "payload of job 1", id="nested too deeply"),
         ("image/png", b"\x89PNG", Typed, "no codec for the content type 'image/png'"),
         ("application/json+gzip", b"{}", Typed, "no gzip"),
-        ("application/json+gzip", gzip.compress(b'{"id": 1}')[:-3], Typed, "cut off"),
-        ("application/json+gzip", gzip.compress(b"{}") + b"x", Typed, "behind its end"),
+        ("application/json+gzip", gzip.compress(b'{"id": 1}', mtime=0)[:-3], Typed, "cut off"),
+        ("application/json+gzip", gzip.compress(b"{}", mtime=0) + b"x", Typed, "behind its end"),
         ("application/json+zstd", b"{}", Typed, "no zstd"),
         ("application/msgpack", b"\xc1", Any, "payload of job 1"),
     ],
