@@ -11,14 +11,10 @@ from pgcdc_outbox.postgres.effects.keywords import transaction_command
 class Loan:
     """Whether a part of a transaction is still going on."""
 
-    __slots__ = ("over", "undone", "watched")
+    __slots__ = ("over",)
 
     def __init__(self) -> None:
         self.over = False
-        self.watched = False
-        """Whether a session is open, whose rollbacks mean something."""
-        self.undone = False
-        """Whether a session believes to have rolled back."""
 
     def check(self) -> None:
         """Raise `TransactionOver` if it is over."""

@@ -25,6 +25,10 @@ class LentAsyncConnection(AsyncConnection[Any]):
         self.server_cursor_factory = _ServerCursor
         self.unsafe = owner
         self.loan = loan
+        self.watched = False
+        """Whether a session uses it, whose rollbacks mean something."""
+        self.undone = False
+        """Whether that session believes to have rolled back."""
 
     def __del__(self, *args: Any) -> None:
         # It is not ours to close.

@@ -29,6 +29,10 @@ class LentConnection(Connection[Any]):
         self.cursor_factory = _Cursor
         self.unsafe = Twin(owner)
         self.loan = loan
+        self.watched = False
+        """Whether a session uses it, whose rollbacks mean something."""
+        self.undone = False
+        """Whether that session believes to have rolled back."""
 
     def __del__(self, *args: Any) -> None:
         pass

@@ -60,7 +60,6 @@ class SessionGuise:
         self._kind = kind
         self._engines = engines
         self._driver = LentConnection(owner, loan)
-        self._loan = loan
         self._connection: Any = None
         self.object: Any = None
 
@@ -76,7 +75,7 @@ class SessionGuise:
     async def flush(self) -> None:
         """Send what is not sent yet."""
         await to_thread.run_sync(self.object.flush)
-        _check(self._loan)
+        _check(self._driver)
 
     async def close(self) -> None:
         """Let go of it; nothing is sent."""
@@ -90,7 +89,7 @@ class SessionGuise:
             bind=self._connection, join_transaction_mode="rollback_only"
         )
         self.object.unsafe = self._driver.unsafe
-        self._loan.watched = True
+        self._driver.watched = True
 
     def _close(self) -> None:
         self._kind.close(self.object)
@@ -104,7 +103,6 @@ class AsyncSessionGuise:
         self._kind = kind
         self._engines = engines
         self._driver = LentAsyncConnection(owner, loan)
-        self._loan = loan
         self._connection: Any = None
         self.object: Any = None
 
@@ -124,12 +122,12 @@ class AsyncSessionGuise:
             join_transaction_mode="rollback_only",
         )
         self.object.unsafe = self._driver.unsafe
-        self._loan.watched = True
+        self._driver.watched = True
 
     async def flush(self) -> None:
         """Send what is not sent yet."""
         await self.object.flush()
-        _check(self._loan)
+        _check(self._driver)
 
     async def close(self) -> None:
         """Let go of it; nothing is sent."""
@@ -147,8 +145,8 @@ def session_guise(
     return SessionGuise(kind, engines, owner, loan) if issubclass(kind, Session) else None
 
 
-def _check(loan: Loan) -> None:
-    if loan.undone:
+def _check(driver: LentConnection | LentAsyncConnection) -> None:
+    if driver.undone:
         raise TransactionOwned(
             "the session has rolled back, and the call went on as if it had not",
             hint="Let the error go on; or set a savepoint with `session.unsafe.transaction()`.",
@@ -163,9 +161,9 @@ def _take_over(dialect: Any) -> None:
 
     def do_rollback(connection: Any) -> None:
         # It is also how the session recovers from an error, which is to be told and not this.
-        loan = _loan_of(connection)
-        if loan.watched and not loan.over:
-            loan.undone = True
+        # It comes bare, adapted to asyncio, or as the pool hands it out.
+        driver = getattr(connection, "driver_connection", connection)
+        driver.undone = driver.watched
 
     def do_close(connection: Any) -> None:
         pass
@@ -173,12 +171,6 @@ def _take_over(dialect: Any) -> None:
     dialect.do_commit = do_commit
     dialect.do_rollback = do_rollback
     dialect.do_close = dialect.do_terminate = do_close
-
-
-def _loan_of(connection: Any) -> Loan:
-    driver = connection if isinstance(connection, LentConnection) else connection._connection
-    loan: Loan = driver.loan
-    return loan
 
 
 class _Guard:
