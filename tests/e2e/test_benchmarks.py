@@ -8,6 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def test_the_audit_benchmark_runs_and_prints_a_ratio_for_each_shape() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.audit", "2000", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert len(re.findall(r"\d\.\d\dx", done.stdout)) == 2
+
+
 def test_the_drain_benchmark_runs_and_prints_a_ratio_for_each_shape() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.drain", "2000", "1"],

@@ -41,7 +41,7 @@ PAGES = [FRONT, EXAMPLES, *sorted(DOCS.rglob("*.md"))]
 LINKING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 
 # What a reader types that has no place in a test: it makes environments, or stays for ever.
-NOT_RUN = ("make ", "cd ", "export ", "pip install ", "psql ", "python -m benchmarks.drain")
+NOT_RUN = ("make ", "cd ", "export ", "pip install ", "psql ", "python -m benchmarks.")
 
 # How a program is started here. A plugin that is installed is found; here it is named.
 PROGRAMS = {

@@ -119,7 +119,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})
-    execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1]})
+    execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1], "parked": [None]})
     execute(consumer, "may_replicate", {})
     execute(consumer, "promote", {**me, "limit": 1})
     execute(consumer, "find_slot", {"slot": "s"})
@@ -143,7 +143,11 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "forget_started", {**me, **ended})
     execute(consumer, "calm", me)
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
-    execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
+    execute(
+        consumer,
+        "record",
+        {**me, **{field: [] for field in fields}, "instance": "i", "holds": False},
+    )
     done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
     execute(
         consumer,
