@@ -12,29 +12,18 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from psycopg.conninfo import make_conninfo
 
-from pgcdc_outbox.testing import PostgresServer
-from pgcdc_outbox.testing.databases import create_database, drop_database
+from pgcdc_outbox.testing import PostgresServer, plugin
+from pgcdc_outbox.testing.outside import VARIABLE as OUTSIDE
+from pgcdc_outbox.testing.outside import OutsideServer, a_server
 
-OUTSIDE = "PGCDC_OUTBOX_TEST_DSN"
 NEEDS_SERVER = {"server", "database", "fresh_server", "own_server"}
 
 
-class OutsideServer:
-    """A server that somebody else runs, as far as tests may use it."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-
-    def dsn(self, database: str = "postgres", **params: str | int) -> str:
-        return make_conninfo(self._dsn, dbname=database, **params)
-
-    def create_database(self, name: str) -> str:
-        return create_database(self.dsn(), name)
-
-    def drop_database(self, name: str) -> None:
-        drop_database(self.dsn(), name)
+def pytest_configure(config: pytest.Config) -> None:
+    """Offer the fixtures that users get, also where this package is not installed anew."""
+    if not config.pluginmanager.is_registered(plugin):
+        config.pluginmanager.register(plugin, "pgcdc_outbox")
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +34,14 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer | OutsideServer]:
     """The run's server. Leave it running, and its settings as they are."""
-    if outside := os.environ.get(OUTSIDE):
-        yield OutsideServer(outside)
-        return
+    with a_server() as either:
+        yield either
 
-    with PostgresServer.start() as ours:
-        yield ours
+
+@pytest.fixture(scope="session")
+def outbox_server(server: PostgresServer | OutsideServer) -> PostgresServer | OutsideServer:
+    """The kit's tests need no other server."""
+    return server
 
 
 @pytest.fixture

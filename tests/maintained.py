@@ -77,8 +77,7 @@ class Outbox:
         """From when to when, of every partition but DEFAULT, in order."""
         texts = self.column(
             "select pg_get_expr(relpartbound, oid) from pg_class"
-            " where relname like 'immediate_%' and relispartition and relkind = 'r'"
-            " and relname <> 'immediate_default'"
+            " where relispartition and relkind = 'r' and relname ~ '^immediate_[0-9]'"
         )
         pairs = [text.split("'")[1::2] for text in texts]
         return sorted((datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in pairs)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pgcdc_outbox.core.retry import RetryPolicy
     from pgcdc_outbox.job import Job, NewJob
     from pgcdc_outbox.outcome import Dead, Done, Retry, Snooze
+    from pgcdc_outbox.postgres.jobs.jobs import Jobs
+    from pgcdc_outbox.postgres.jobs.replaying import Replay
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
     from pgcdc_outbox.routing.context import Context
@@ -25,8 +27,10 @@ __all__ = [
     "Dead",
     "Done",
     "Job",
+    "Jobs",
     "Maintenance",
     "NewJob",
+    "Replay",
     "Retry",
     "RetryPolicy",
     "Router",
@@ -41,8 +45,10 @@ _HOMES = {
     "Dead": "outcome",
     "Done": "outcome",
     "Job": "job",
+    "Jobs": "postgres.jobs.jobs",
     "Maintenance": "postgres.partition.maintenance",
     "NewJob": "job",
+    "Replay": "postgres.jobs.replaying",
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
     "Router": "routing.router",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 
 from pgcdc_outbox.consumer.attempt import Attempt
+from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.consumer import Orchestrator
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
@@ -22,7 +23,15 @@ from pgcdc_outbox.core.verdict import Redact
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.observers.log import LogObserver
-from pgcdc_outbox.parameters import Seconds, interval, limits, named, reading
+from pgcdc_outbox.parameters import (
+    Audit,
+    Seconds,
+    audit_level,
+    interval,
+    limits,
+    named,
+    reading,
+)
 from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
 from pgcdc_outbox.postgres.effects.desk import Desk
@@ -31,6 +40,7 @@ from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
 from pgcdc_outbox.postgres.ledger.promote import Promotion
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
+from pgcdc_outbox.postgres.ledger.trail import PostgresTrail
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
@@ -87,6 +97,9 @@ class Consumer:
     - ``failover``: whether standbys keep a copy of the slot (PostgreSQL 17);
     - ``maintenance``: what keeps the partitions meanwhile; True for the defaults
       of `Maintenance`, False for nothing, because something else does;
+    - ``audit``: of which executions a row is kept in the table ``attempt``: of none, of
+      "failures" (written together with the failure), or of all (a job is then settled
+      when its row is durable);
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -120,6 +133,7 @@ class Consumer:
         takeover_grace: Seconds = 5.0,
         failover: bool = False,
         maintenance: Maintenance | bool = True,
+        audit: Audit = "failures",
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -161,6 +175,7 @@ class Consumer:
         self._maintenance = (
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
+        self._audit = audit_level(audit)
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -180,7 +195,7 @@ class Consumer:
 
         self._stop = Stop()
         instance = _instance(self.name)
-        writing = Session(self._conninfo, name=instance, prepares=self._prepares)
+        writing, trail = self._session(instance), self._session(instance)
         register = PostgresRegister(
             writing, consumer=self.name, schema=self.schema, instance=instance
         )
@@ -196,11 +211,15 @@ class Consumer:
             if isinstance(keys, Parking):
                 chores.append(keys)
 
-            orchestrator = self._orchestrator(writing, clock, register, desk, chores, keys)
+            auditing = self._auditing(trail, clock, instance)
+            orchestrator = self._orchestrator(
+                writing, clock, register, desk, auditing, chores, keys
+            )
             return await orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
             writing.close()
+            trail.close()
             with anyio.CancelScope(shield=True):
                 await desk.close()
                 await self._handler.close()
@@ -217,6 +236,9 @@ class Consumer:
     def _prepares(self) -> bool:
         # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
         return self._reading.mode != "polling"
+
+    def _session(self, instance: str) -> Session:
+        return Session(self._conninfo, name=instance, prepares=self._prepares)
 
     def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
         return Desk(
@@ -237,6 +259,7 @@ class Consumer:
         clock: SessionClock,
         register: PostgresRegister,
         desk: Desk,
+        auditing: Auditing | None,
         chores: Sequence[Chore],
         keys: Parking | Clearing,
     ) -> Orchestrator:
@@ -250,7 +273,11 @@ class Consumer:
             notice=self._notice,
         )
         ledger = PostgresLedger(
-            writing, consumer=self.name, schema=self.schema, holds_keys=self._is_strict
+            writing,
+            consumer=self.name,
+            schema=self.schema,
+            instance=desk.instance,
+            holds_keys=self._is_strict,
         )
         settlement = Settlement(
             consumer=self.name,
@@ -270,6 +297,8 @@ class Consumer:
             expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
             notice=self._notice,
             redact=self._redact,
+            audits_failures=self._audit != "none",
+            auditing=auditing,
         )
         return Orchestrator(
             source,
@@ -289,6 +318,15 @@ class Consumer:
         kind = Parking if self._is_strict else Clearing
         lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
         return kind(lot, consumer=self.name, notice=self._notice)
+
+    def _auditing(self, session: Session, clock: SessionClock, instance: str) -> Auditing | None:
+        if self._audit != "all":
+            return None
+
+        trail = PostgresTrail(
+            session, clock=clock, consumer=self.name, schema=self.schema, instance=instance
+        )
+        return Auditing(trail, consumer=self.name, notice=self._notice)
 
     def _upkeep(self) -> Sequence[Chore]:
         if self._maintenance is None:

@@ -32,6 +32,10 @@ class PayloadInvalid(OutboxError, ValueError):
     default_hint = "Trying again will not help: fix the producer, or the type asked for."
 
 
+class ReplayIncomplete(OutboxError):
+    """Some jobs of the time that is to be replayed are gone with their partitions."""
+
+
 class HandlerInvalid(OutboxError, TypeError):
     """A handler that cannot be called with a batch of jobs."""
 

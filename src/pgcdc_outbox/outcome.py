@@ -89,4 +89,5 @@ def _seconds(after: timedelta | float) -> float:
     if not 0 <= seconds <= _LONGEST:
         raise ValueError(f"after: must be from 0 to {_LONGEST:g} seconds, got {after!r}")
 
-    return seconds
+    # Also an int as a float: delays of several jobs are recorded as one list.
+    return float(seconds)

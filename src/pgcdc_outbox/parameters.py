@@ -4,7 +4,7 @@ What is wrong is raised as `SettingsError`, which names the parameter.
 """
 
 from datetime import timedelta
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from pgcdc_outbox.consumer.consumer import Limits
 from pgcdc_outbox.core.lanes import Ordering
@@ -13,6 +13,9 @@ from pgcdc_outbox.postgres.source.reading import Mode, Reading
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
 
 Seconds = timedelta | float
+
+Audit = Literal["none", "failures", "all"]
+"""Of which executions the database keeps a row."""
 
 # Enough that the reader seldom stops for a worker, and little beside prefetch_bytes.
 _PREFETCH: Final = 2000
@@ -92,6 +95,16 @@ def reading(
         shutdown_grace=_seconds("shutdown_grace", shutdown_grace),
         wal_sender_timeout=_wal_sender_timeout(wal_sender_timeout),
     )
+
+
+def audit_level(audit: Audit) -> Audit:
+    """What is to be kept about executions."""
+    if audit not in get_args(Audit):
+        raise SettingsError(
+            f"audit: {audit!r} is not known", hint=f"Use one of {', '.join(get_args(Audit))}."
+        )
+
+    return audit
 
 
 def named(field: str, value: str) -> str:

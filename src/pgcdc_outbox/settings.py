@@ -45,6 +45,8 @@ class Consume(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Most seconds between two attempts; None leaves it to the retry policy."""
     maintain: bool | None = None
     """Whether the consumer keeps the partitions, too; None means it does."""
+    audit: Literal["none", "failures", "all"] | None = None
+    """Of which executions a row is kept; None leaves it to the consumer."""
     drain_timeout: float | None = None
     """Seconds that running calls may take after a stop; None leaves it to the consumer."""
     shutdown_grace: float | None = None

@@ -43,6 +43,12 @@ LINKING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md")
 # What a reader types that has no place in a test: it makes environments, or stays for ever.
 NOT_RUN = ("make ", "cd ", "export ", "pip install ", "psql ", "python -m benchmarks")
 
+# How a program is started here. A plugin that is installed is found; here it is named.
+PROGRAMS = {
+    "pgcdc-outbox": ["pgcdc_outbox"],
+    "pytest": ["pytest", "-p", "anyio", "-p", "pgcdc_outbox.testing.plugin", "-W", "error"],
+}
+
 # Commands that go on until somebody ends them, and what makes them end by themselves.
 ENDING = {"consume": ["--once"], "maintain": ["--once"]}
 
@@ -121,10 +127,10 @@ class Reader:
     def shell(self, line: str) -> None:
         """Run a command; it has to succeed."""
         program, *arguments = shlex.split(line, comments=True)
-        assert program == "pgcdc-outbox", f"{line!r} is neither run nor listed as not run"
+        assert program in PROGRAMS, f"{line!r} is neither run nor listed as not run"
         ending = [word for name in arguments for word in ENDING.get(name, [])]
         done = subprocess.run(
-            [sys.executable, "-m", "pgcdc_outbox", *_without_every(arguments), *ending],
+            [sys.executable, "-m", *PROGRAMS[program], *_without_every(arguments), *ending],
             capture_output=True,
             text=True,
             timeout=60,
@@ -187,6 +193,8 @@ def reader(
     monkeypatch.setenv("PGCDC_OUTBOX_DSN", uri)
     monkeypatch.setenv("DATABASE_URL", _as_uri(database, "postgresql+psycopg"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PGCDC_OUTBOX_TEST_DSN", uri)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     if page != FRONT:

@@ -1,15 +1,18 @@
 """The files for people: least privilege, and questions for monitoring."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from pgcdc_outbox import Job, Jobs, Maintenance, Replay
+from pgcdc_outbox.core.call import Call, Execution
 from pgcdc_outbox.postgres.connection import connect
 from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
+from pgcdc_outbox.postgres.ledger.trail import encoded
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.queries import for_schema, query
 from pgcdc_outbox.postgres.report.lag import measure
@@ -42,6 +45,9 @@ def execute(conninfo, name, parameters):
     with psycopg.connect(conninfo) as connection:
         return connection.execute(query(name, SCHEMA).encode(), parameters)
 
+
+# Now, for who says "consumer", "done" and "i" at the end of each row.
+CLOCK = {"offset_us": 946_684_800_000_000, "ends": b"\0\0\0\1c\0\0\0\4done\0\0\0\1i"}
 
 JOB = {"topic": "t", "payload": b"1", "key": None, "headers": None, "content_type": None}
 MANY = {"id": [901], "expires_at_text": [None], **{name: [value] for name, value in JOB.items()}}
@@ -137,7 +143,18 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "forget_started", {**me, **ended})
     execute(consumer, "calm", me)
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
-    execute(consumer, "record", {**me, **{field: [] for field in fields}})
+    execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
+    done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
+    execute(
+        consumer,
+        "record_attempts",
+        {**me, **done, "age": 0.1, "seconds": 0.1, "jobs": 1, "instance": "i"},
+    )
+    with psycopg.connect(consumer) as connection, connection.cursor() as cursor:
+        with cursor.copy(query("copy_attempts", SCHEMA).replace("%%", "%").encode()) as rows:
+            rows.write(encoded([Execution([Job(1, "t", b"1")], Call(0.0, 0.1), 1)], **CLOCK))
+
+        assert cursor.rowcount == 1
 
 
 def test_a_consumer_cannot_delete_jobs_or_dead_letters(acting):
@@ -168,6 +185,38 @@ def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
     assert len(letters.discard(Selection(ids=(2,)))) == 1
     assert letters.purge(timedelta(0)) == 1
     assert migrate(operator, schema=SCHEMA) == []
+
+
+def test_an_operator_shows_lists_cancels_and_replays(acting, owner):
+    owner.execute(
+        for_schema(
+            """
+            insert into :"schema".consumer (name) values ('a');
+            insert into :"schema".scheduled (id, due_at, payload)
+                values (101, now() + '1 day', '1');
+            insert into :"schema".failed
+                (consumer, id, due_at, attempt, created_at, topic, payload, key, errors)
+                values ('a', 102, now() + '1 day', 1, now(), 't', '1', 'k', '[]');
+            insert into :"schema".held_key (consumer, key, id) values ('a', 'k', 102);
+            insert into :"schema".parked
+                (consumer, key, id, attempt, times, created_at, topic, payload, errors)
+                values ('a', 'k', 103, 1, 1, now(), 't', '1', '[]');
+            insert into :"schema".trace (consumer, id, attempt, parked) values ('a', 103, 1, 1);
+            insert into :"schema".immediate (payload) values ('1');
+            """,
+            SCHEMA,
+        ).encode()
+    )
+    # Partitions that were made after the roles: rights on the root are enough.
+    Maintenance(owner.info.dsn, schema=SCHEMA).once()
+    jobs = Jobs(acting("pgcdc_outbox_operator"), schema=SCHEMA)
+
+    assert len(jobs.list().jobs) == 4
+    assert jobs.show(1).consumers[0].state == "in_line"
+    assert [each.cancelled for each in jobs.cancel([101, 102, 103])] == [True] * 3
+    replay = Replay(since=datetime.now(UTC) - timedelta(hours=1), partial=True)
+    assert len(jobs.preview(replay)) == 1
+    assert jobs.replay(replay).jobs == 1
 
 
 def test_the_questions_for_monitoring_can_be_asked_by_an_operator(acting, owner):

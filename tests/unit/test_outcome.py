@@ -63,6 +63,6 @@ def test_the_text_is_what_a_person_will_read() -> None:
 
 def test_they_print_as_they_are_written() -> None:
     assert repr(Done()) == "Done()"
-    assert repr(Retry(5, "busy")) == "Retry(after=5, error='busy')"
+    assert repr(Retry(5, "busy")) == "Retry(after=5.0, error='busy')"
     assert repr(Dead("no")) == "Dead('no')"
-    assert repr(Snooze(after=5)) == "Snooze(after=5)"
+    assert repr(Snooze(after=5)) == "Snooze(after=5.0)"

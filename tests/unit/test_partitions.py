@@ -17,6 +17,7 @@ from pgcdc_outbox.postgres.partition.partitions import (
     gaps,
     missing,
 )
+from pgcdc_outbox.postgres.partition.table import ATTEMPTS, JOBS
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -35,7 +36,8 @@ def test_the_current_interval_and_those_ahead_are_wanted():
     wanted = missing([], now=NOW, interval=DAY, ahead=2)
 
     assert wanted == [Bounds(at(21), at(22)), Bounds(at(22), at(23)), Bounds(at(23), at(24))]
-    assert wanted[0].name == "immediate_20261121t0000z"
+    assert JOBS.partition(wanted[0]) == "immediate_20261121t0000z"
+    assert ATTEMPTS.partition(wanted[0]) == "attempt_20261121t0000z"
 
 
 def test_what_exists_is_not_made_again():

@@ -53,6 +53,11 @@ _LOG_LINE: Final = "%(asctime)s %(levelname)-7s %(name)s %(message)s"
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Then a job is dead.")
 @click.option("--retry-delay", type=duration, help="Delay before the first retry.")
 @click.option("--retry-max-delay", type=duration, help="Delays double up to this.")
+@click.option(
+    "--audit",
+    type=click.Choice(["none", "failures", "all"]),
+    help="Of which executions to keep a row.",
+)
 @click.option("--drain-timeout", type=duration, help="What calls may take after a signal.")
 @click.option(
     "--on-slot-loss", type=click.Choice(["reconcile", "stop"]), help="When the slot is lost."

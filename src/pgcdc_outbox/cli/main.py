@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, discard or purge dead letters."),
+    "jobs": ("jobs", "Show, list or cancel single jobs."),
+    "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
     "bench": ("bench", "Measure on your own database."),
     "demo": ("demo", "See it work, on a server of its own."),
 }

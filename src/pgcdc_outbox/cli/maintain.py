@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     help="Keep partitions this long, and longer while a consumer needs them.",
 )
 @click.option(
+    "--audit-retention",
+    type=duration,
+    default="30d",
+    show_default=True,
+    help="Keep what was written about attempts this long.",
+)
+@click.option(
     "--lock-timeout",
     type=duration,
     default="1s",
@@ -49,6 +56,7 @@ def command(
     interval: timedelta,
     ahead: int,
     retention: timedelta,
+    audit_retention: timedelta,
     lock_timeout: timedelta,
     quiet: bool,
     style: str,
@@ -72,6 +80,7 @@ def command(
         interval=interval,
         ahead=ahead,
         retention=retention,
+        audit_retention=audit_retention,
         lock_timeout=lock_timeout,
         observe=echo_json if style == "json" else partial(_show, quiet=quiet),
     )
@@ -85,14 +94,15 @@ def _show(report: "Report", *, quiet: bool) -> None:
     if not quiet:
         _show_done(report)
 
-    for why in report.delayed:
+    every_kept = (*report.kept, *report.audit.kept)
+    for why in (*report.delayed, *report.audit.delayed):
         click.echo(f"delayed {why}", err=True)
 
-    for kept in report.kept:
+    for kept in every_kept:
         click.echo(str(kept), err=True)
 
-    if report.kept:
-        tables = "1 table" if len(report.kept) == 1 else f"{len(report.kept)} tables"
+    if every_kept:
+        tables = "1 table" if len(every_kept) == 1 else f"{len(every_kept)} tables"
         click.echo(f"kept beyond the retention: {tables}, {size(report.kept_bytes)}", err=True)
 
 
@@ -101,14 +111,16 @@ def _show_done(report: "Report") -> None:
         click.echo("somebody else is at it; nothing was done")
         return
 
-    for name in report.created:
+    created = (*report.created, *report.audit.created)
+    dropped = (*report.dropped, *report.audit.dropped)
+    for name in created:
         click.echo(f"created {name}")
 
-    if report.moved:
-        click.echo(f"moved {report.moved} rows out of DEFAULT")
+    if moved := report.moved + report.audit.moved:
+        click.echo(f"moved {moved} rows out of DEFAULT")
 
-    for name in report.dropped:
+    for name in dropped:
         click.echo(f"dropped {name}")
 
-    if report.is_complete and not (report.created or report.dropped):
+    if report.is_complete and not (created or dropped):
         click.echo("nothing to do")

@@ -2,11 +2,14 @@
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler, was_cancelled
@@ -15,6 +18,7 @@ from pgcdc_outbox.consumer.parking import Parking
 from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
 from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.call import Call, Execution
 from pgcdc_outbox.core.crash import Started, judge_crash
 from pgcdc_outbox.core.once import judge_once, judge_unfinished
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
@@ -45,15 +49,18 @@ class Attempt(Struct, frozen=True, kw_only=True):
     parking: Parking | None = None
     """Who looks after keys whose order is strict; None if it is not."""
     redact: Redact | None = None
+    audits_failures: bool = False
+    """Whether calls that failed are kept together with the failure."""
+    auditing: Auditing | None = None
+    """Keeps the calls that succeeded; None if nobody wants them."""
 
     async def run(self, batch: Batch, feed: Feed) -> None:
         """Execute a batch. Raises only when its outcome could not be made durable."""
         if batch.dead:
-            failures = [
-                Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
-            ]
+            failure = Failure(batch.jobs[0], Dead(UNDECODABLE), "Undecodable", bounded(batch.dead))
+            failures = self._audited([failure], _no_call())
             await self._record(failures, feed)
-            await self._settle(batch, failures, feed)
+            await self._finish(batch, failures, feed)
         elif self.parking is None:
             await self._run(batch, feed)
         else:
@@ -62,23 +69,38 @@ class Attempt(Struct, frozen=True, kw_only=True):
     async def bury(self, batch: Batch, feed: Feed) -> None:
         """Judge jobs whose execution ended with its process; nothing is executed."""
         failures = [judge_crash(job, self.policy, jitter=random.uniform) for job in batch.jobs]
-        await self._record(failures, feed)
+        await self._record(self._audited(failures, _no_call()), feed)
         for job in batch.jobs:
             self.notice(
                 JobCrashed(consumer=self.consumer, id=job.id, topic=job.topic, attempt=job.attempt)
             )
 
-        await self._settle(batch, failures, feed)
+        await self._finish(batch, failures, feed)
 
     async def doubt(self, batch: Batch, notes: Mapping[int, Started], feed: Feed) -> None:
         """Put jobs aside that were to run once and began to; nothing is executed."""
         failures = [judge_unfinished(job, notes[job.id]) for job in batch.jobs]
-        await self._record(failures, feed)
-        await self._settle(batch, failures, feed)
+        await self._record(self._audited(failures, _no_call()), feed)
+        await self._finish(batch, failures, feed)
 
-    async def _settle(self, batch: Batch, failures: Sequence[Failure], feed: Feed) -> None:
+    async def _finish(
+        self,
+        batch: Batch,
+        failures: Sequence[Failure],
+        feed: Feed,
+        unwritten: Execution | None = None,
+    ) -> None:
+        """Let those go that waited for these jobs, write what is to be kept, then settle."""
         if self.parking is not None:
             await self.parking.settle(batch.jobs, failures, feed.epoch)
+
+        if unwritten is None or self.auditing is None:
+            self._settle(batch, feed)
+        else:
+            settle = partial(self._settle, batch, feed)
+            await self.auditing.add(unwritten, size=batch.size, settle=settle)
+
+    def _settle(self, batch: Batch, feed: Feed) -> None:
 
         # Last, and only now: this lets PostgreSQL forget.
         feed.settle(batch)
@@ -94,8 +116,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
         late = await self._late(batch, feed)
         gone = {failure.job.id for failure in late}
         jobs = [job for job in batch.jobs if job.id not in gone] if late else batch.jobs
-        failures = await self._execute(jobs, feed) if jobs else []
-        await self._settle(batch, [*late, *failures], feed)
+        failures, unwritten = await self._execute(jobs, feed) if jobs else ([], None)
+        await self._finish(batch, [*late, *failures], feed, unwritten)
 
     async def _late(self, batch: Batch, feed: Feed) -> list[Failure]:
         """The jobs that may not be started any more, recorded as dead."""
@@ -105,33 +127,70 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
         return late
 
-    async def _execute(self, jobs: Sequence[Job], feed: Feed) -> Sequence[Failure]:
+    async def _execute(
+        self, jobs: Sequence[Job], feed: Feed
+    ) -> tuple[Sequence[Failure], Execution | None]:
+        """Call the handler and record. What failed, and what succeeded and is not audited yet."""
         self.notice(BatchStarted(consumer=self.consumer, jobs=len(jobs), first_id=jobs[0].id))
         if self.handler.executes:
             return await self._execute_in_unit(jobs, feed)
 
-        failures = await self._handle(jobs, None)
+        call, failures = await self._handle(jobs, None)
         if failures:
             await self._record(failures, feed)
 
-        return failures
+        return failures, self._unwritten(jobs, call, failures)
 
-    async def _execute_in_unit(self, jobs: Sequence[Job], feed: Feed) -> Sequence[Failure]:
+    async def _execute_in_unit(
+        self, jobs: Sequence[Job], feed: Feed
+    ) -> tuple[Sequence[Failure], Execution | None]:
         async with self.units.open(epoch=feed.epoch) as unit:
-            failures = await self._handle(jobs, unit)
-            failures, recorded = await self.settlement.commit(unit, failures, epoch=feed.epoch)
+            call, failures = await self._handle(jobs, unit)
+            executed = self._unwritten(jobs, call, ())
+            failures, recorded = await self.settlement.commit(
+                unit, failures, executed=executed, epoch=feed.epoch
+            )
             if recorded:
                 self._tell(failures)
-                return failures
+                written = {**unit.jobs, **unit.once}
+                return failures, self._unwritten(jobs, call, failures, written)
 
-        await self.settlement.finish_once(unit, failures, epoch=feed.epoch)
+        failures = self._audited(failures, call)
+        await self.settlement.finish_once(unit, failures, executed=executed, epoch=feed.epoch)
         if failures:
             await self._record(failures, feed)
 
-        return failures
+        return failures, self._unwritten(jobs, call, failures, unit.once)
 
-    async def _handle(self, jobs: Sequence[Job], unit: Unit | None) -> Sequence[Failure]:
-        started = time.perf_counter()
+    def _unwritten(
+        self,
+        jobs: Sequence[Job],
+        call: Call,
+        failures: Sequence[Failure],
+        written: Container[int] = (),
+    ) -> Execution | None:
+        """What succeeded, without what was written already; None for nothing."""
+        if self.auditing is None:
+            return None
+
+        rest = jobs
+        if failures or written:
+            failed = {failure.job.id for failure in failures}
+            rest = [job for job in jobs if job.id not in failed and job.id not in written]
+
+        return Execution(rest, call, len(jobs)) if rest else None
+
+    def _audited(self, failures: Sequence[Failure], call: Call) -> Sequence[Failure]:
+        """The failures, together with their call if that is to be kept."""
+        if not self.audits_failures:
+            return failures
+
+        return [replace(failure, call=call) for failure in failures]
+
+    async def _handle(
+        self, jobs: Sequence[Job], unit: Unit | None
+    ) -> tuple[Call, Sequence[Failure]]:
+        began = time.perf_counter()
         errors: Mapping[int, BaseException]
         failures: Sequence[Failure]
         try:
@@ -155,6 +214,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 else []
             )
 
+        call = Call(began, time.perf_counter() - began)
         if unit is not None and unit.once:
             failures = judge_once(failures, unit.once, errors)
 
@@ -163,10 +223,10 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 consumer=self.consumer,
                 jobs=len(jobs),
                 failed=sum(not isinstance(failure.fate, Snooze) for failure in failures),
-                seconds=time.perf_counter() - started,
+                seconds=call.seconds,
             )
         )
-        return failures
+        return call, self._audited(failures, call)
 
     async def _call(self, jobs: Sequence[Job], unit: Unit | None) -> Any:
         return await (self.handler(jobs) if unit is None else self.handler.execute(jobs, unit))
@@ -204,3 +264,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
                     reason=str(failure.fate),
                 )
             )
+
+
+def _no_call() -> Call:
+    """Stands for the call of what was not called, or not by this process."""
+    return Call(time.perf_counter(), 0.0)

@@ -153,6 +153,7 @@ class Orchestrator:
                 drain_timeout=self._limits.drain_timeout,
                 notice=self._notice,
                 stop=stop,
+                auditing=self._attempt.auditing,
             )
             try:
                 await hold.run(once=once)

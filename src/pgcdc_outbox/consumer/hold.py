@@ -7,6 +7,7 @@ from contextlib import suppress
 import anyio
 from anyio.lowlevel import checkpoint as yield_to_others
 
+from pgcdc_outbox.consumer.auditing import Auditing
 from pgcdc_outbox.consumer.care import Care
 from pgcdc_outbox.consumer.chores import keep_doing
 from pgcdc_outbox.consumer.intake import Intake
@@ -40,6 +41,7 @@ class Hold:
         drain_timeout: float,
         notice: Notice,
         stop: Stop,
+        auditing: Auditing | None = None,
     ) -> None:
         self._feed = feed
         self._intake = intake
@@ -50,6 +52,7 @@ class Hold:
         self._drain_timeout = drain_timeout
         self._notice = notice
         self._stop = stop
+        self._auditing = auditing
         self._workers = anyio.CancelScope()
         self._failure: Exception | None = None
         self._ending = anyio.Event()
@@ -94,9 +97,15 @@ class Hold:
             for chore in self._chores:
                 reading.start_soon(self._guard, self._keep_doing(chore))
 
+            if self._auditing is not None:
+                self._auditing.begin()
+                reading.start_soon(self._guard, self._auditing.run)
+
             reading.start_soon(self._bound_the_drain)
             with self._workers:
                 await self._work()
+                if self._auditing is not None:
+                    await self._auditing.written()
 
             reading.cancel_scope.cancel()
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.core.batching import Batch
+from pgcdc_outbox.core.call import Execution
 from pgcdc_outbox.core.crash import Started
 from pgcdc_outbox.core.held_keys import Finished, HeldKey
 from pgcdc_outbox.core.verdict import Failure
@@ -207,6 +208,13 @@ class Ledger(Protocol):
         """
         ...
 
+    async def record_attempts(self, execution: Execution) -> None:
+        """Keep what succeeded for the audit; where a transaction is open, in it.
+
+        Raises `LedgerUnavailable` when trying again may help.
+        """
+        ...
+
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if the epoch is over."""
         ...
@@ -272,6 +280,18 @@ class Register(Protocol):
 
     async def calm(self, *, epoch: int) -> None:
         """Count crashes from nothing: there was progress."""
+        ...
+
+
+class Trail(Protocol):
+    """Where executions are kept that succeeded."""
+
+    async def write(self, executions: Sequence[Execution]) -> None:
+        """Write all of them, durably.
+
+        If it is not known whether they were written, they may be written twice.
+        Raises `LedgerUnavailable` when trying again may help.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Ledger, Unit
+from pgcdc_outbox.core.call import Execution
 from pgcdc_outbox.core.once import judge_once
 from pgcdc_outbox.core.retry import Policy
 from pgcdc_outbox.core.verdict import Failure, Redact, judge_raised
@@ -25,12 +26,18 @@ class Settlement(Struct, frozen=True, kw_only=True):
     redact: Redact | None = None
 
     async def commit(
-        self, unit: Unit, failures: Sequence[Failure], *, epoch: int
+        self,
+        unit: Unit,
+        failures: Sequence[Failure],
+        *,
+        executed: Execution | None,
+        epoch: int,
     ) -> tuple[Sequence[Failure], bool]:
         """Commit what the call did, if it began a transaction.
 
         Returns the failures of the call, of which there are more if nothing was
-        committed, and whether they are recorded. Raises `Fenced`.
+        committed, and whether they are recorded. ``executed`` is the call, if what
+        succeeded is to be audited. Raises `Fenced`.
         """
         if not unit.jobs:
             return failures, False
@@ -45,6 +52,9 @@ class Settlement(Struct, frozen=True, kw_only=True):
                 # Never seen. It would be done twice: take hold anew, and look.
                 raise Fenced(f"consumer {self.consumer}: a job of this call is settled already")
 
+            if executed is not None and done:
+                await ledger.record_attempts(executed.only(done))
+
         try:
             await unit.commit(write)
         except NotCommitted as error:
@@ -52,18 +62,31 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
         return failures, True
 
-    async def finish_once(self, unit: Unit, failures: Sequence[Failure], *, epoch: int) -> None:
+    async def finish_once(
+        self,
+        unit: Unit,
+        failures: Sequence[Failure],
+        *,
+        executed: Execution | None,
+        epoch: int,
+    ) -> None:
         """Record that jobs which ran once have succeeded, outside of a transaction."""
         done = _done(unit.once.values(), failures)
         if done:
             await durably(
-                lambda: self._record_done(done, epoch),
+                lambda: self._record_done(done, executed, epoch),
                 doing="record what is done",
                 consumer=self.consumer,
                 notice=self.notice,
             )
 
-    async def _record_done(self, done: Sequence[Job], epoch: int) -> None:
+    async def _record_done(
+        self, done: Sequence[Job], executed: Execution | None, epoch: int
+    ) -> None:
+        # First the audit: what is known to be done is never without it.
+        if executed is not None:
+            await self.ledger.record_attempts(executed.only(done))
+
         await self.ledger.record_done(done, epoch=epoch)
 
     def _undone(

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from pgcdc_outbox.core.call import Call
 from pgcdc_outbox.core.retry import Jitter, Policy
 from pgcdc_outbox.errors import ResultInvalid
 from pgcdc_outbox.job import Job
@@ -25,6 +26,8 @@ class Failure(Struct, frozen=True):
     error: str
     text: str
     jobs: int = 1
+    call: Call | None = None
+    """The call that failed, if that is to be kept."""
 
 
 class Failed(Exception):

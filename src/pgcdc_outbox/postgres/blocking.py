@@ -33,7 +33,7 @@ class Patience:
         if lock_timeout is not None:
             limit_waiting(connection, lock_timeout)
 
-    def run(self, name: str, **parameters: Any) -> Cursor[Row]:
+    def run(self, name: str, /, **parameters: Any) -> Cursor[Row]:
         """Execute a statement in what is left of the time."""
         left = timedelta(seconds=self._ends - time.monotonic())
         self._connection.execute(f"set local statement_timeout = {milliseconds(left)}".encode())

@@ -74,11 +74,18 @@ def run(
     /,
     *,
     partition: str = "",
+    parent: str = "immediate",
+    moment: str = "created_at",
     **parameters: Any,
 ) -> psycopg.Cursor[Row]:
-    """Execute the statement called ``name``. ``partition`` replaces ``:"partition"``."""
+    """Execute the statement called ``name``.
+
+    ``partition``, ``parent`` and ``moment`` replace ``:"partition"``, ``:"parent"`` and
+    ``:"moment"``: a partition, the table that it is one of, and the column that decides.
+    """
     # Parameters are always given, so "%" is always read as a marker: it is doubled in names.
     text = query(name, schema).replace(':"publication"', quoted(publication_name(schema)))
+    text = text.replace(':"parent"', quoted(parent)).replace(':"moment"', quoted(moment))
     if partition:
         text = text.replace(':"partition"', quoted(partition).replace("%", "%%"))
 

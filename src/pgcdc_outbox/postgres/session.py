@@ -103,6 +103,14 @@ class Session:
         (row,) = await self.rows(statement, params, doing=doing)
         return row
 
+    async def copy(self, statement: str, rows: bytes, *, doing: str) -> None:
+        """Run one COPY, with rows that are spelled already; all of them, or none."""
+        await self._take(
+            lambda connection: statements.copy(connection, statement, rows, doing=doing),
+            doing,
+            STATEMENT_SECONDS,
+        )
+
     async def by_index(
         self,
         statement: str,

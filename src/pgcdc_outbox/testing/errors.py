@@ -1,4 +1,4 @@
-"""What can go wrong before there is a server to talk to."""
+"""What can go wrong around a test."""
 
 
 class ServerUnavailable(Exception):
@@ -11,3 +11,11 @@ class ServerUnavailable(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\nHint: {self.hint}" if self.hint else message
+
+
+class NotClean(Exception):
+    """An earlier test left something running that keeps the outbox from being emptied."""
+
+
+class DrainTimeout(AssertionError):
+    """There was still something to do when the time for draining was over."""

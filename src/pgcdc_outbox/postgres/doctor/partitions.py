@@ -73,7 +73,7 @@ def look_ahead(look: Look) -> Iterator[Finding]:
 
 def stray_tables(look: Look) -> Iterator[Finding]:
     """No table looks like a partition and is none."""
-    found = look.rows("stray_tables", schema=look.schema)
+    found = look.rows("stray_tables", schema=look.schema, parent_name="immediate")
     if not found:
         yield ok("no table looks like a partition and is none")
 

@@ -60,6 +60,7 @@ class Desk:
             transaction,
             consumer=self.consumer,
             schema=self.schema,
+            instance=self.instance,
             holds_keys=self._holds_keys,
         )
 

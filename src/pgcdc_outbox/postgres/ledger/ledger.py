@@ -1,11 +1,14 @@
 """Where failures become durable: one statement for each batch."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
+from pgcdc_outbox.core.call import Execution
+from pgcdc_outbox.core.once import IN_DOUBT
 from pgcdc_outbox.core.verdict import Failure
 from pgcdc_outbox.errors import Fenced, OutboxError
 from pgcdc_outbox.job import JSON_TYPE, Failing, Job
@@ -43,14 +46,22 @@ class PostgresLedger:
     """Writes to ``failed`` and ``dead_letter``, under the epoch of the hold."""
 
     def __init__(
-        self, session: Runs, *, consumer: str, schema: str, holds_keys: bool = False
+        self,
+        session: Runs,
+        *,
+        consumer: str,
+        schema: str,
+        instance: str,
+        holds_keys: bool = False,
     ) -> None:
         """``holds_keys`` says whether others of a key wait for one that is due again."""
         self._session = session
         self._holds_keys = holds_keys
         self._consumer = consumer
+        self._instance = instance
         self._record = query("record", schema)
         self._record_done = query("record_done", schema)
+        self._record_attempts = query("record_attempts", schema)
         self._current = query("current_epoch", schema)
 
     async def record(self, failures: Sequence[Failure], *, epoch: int) -> None:
@@ -66,8 +77,10 @@ class PostgresLedger:
                 {
                     "consumer": self._consumer,
                     "epoch": epoch,
+                    "instance": self._instance,
                     "holds": self._holds_keys,
                     **_columns(failures, unicode=unicode),
+                    **_calls(failures),
                 },
                 doing="record outcomes",
             )
@@ -93,6 +106,27 @@ class PostgresLedger:
             raise Fenced(f"consumer {self._consumer}: epoch {epoch} is over")
 
         return int(fresh)
+
+    async def record_attempts(self, execution: Execution) -> None:
+        """Keep what succeeded for the audit; where a transaction is open, in it."""
+        jobs, call = execution.jobs, execution.call
+        params = {
+            "consumer": self._consumer,
+            "instance": self._instance,
+            "ids": [job.id for job in jobs],
+            "attempts": [job.attempt for job in jobs],
+            "topics": [job.topic for job in jobs],
+            "keys": [job.key for job in jobs],
+            "age": time.perf_counter() - call.began,
+            "seconds": call.seconds,
+            "jobs": execution.shared,
+        }
+        try:
+            await self._session.row(
+                self._record_attempts, params, doing="write down what was executed"
+            )
+        except OutboxError as error:
+            raise ledger_error(error) from error
 
     async def check(self, *, epoch: int) -> None:
         """Raise `Fenced` if another hold has begun, `OutboxError` if nobody can tell."""
@@ -145,6 +179,25 @@ def job_columns(jobs: Sequence[Job]) -> dict[str, list[object]]:
         "expires_us": [job.expires_us for job in jobs],
         "histories": [_json(_bounded(job.errors)) for job in jobs],
     }
+
+
+def _calls(failures: Sequence[Failure]) -> dict[str, list[object]]:
+    """What is to be kept about the calls, for the audit: null for those that are not."""
+    now = time.perf_counter()
+    calls = [failure.call for failure in failures]
+    return {
+        "outcomes": [_outcome(failure.fate) for failure in failures],
+        # How long ago, because the clock that counts is the server's.
+        "ages": [None if call is None else now - call.began for call in calls],
+        "seconds": [None if call is None else call.seconds for call in calls],
+    }
+
+
+def _outcome(fate: Retry | Dead | Snooze) -> str:
+    if isinstance(fate, Dead) and fate.reason == IN_DOUBT:
+        return IN_DOUBT
+
+    return type(fate).__name__.lower()
 
 
 def ascii_only(text: str) -> str:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from psycopg import Connection, errors
 
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, lock_holders
-from pgcdc_outbox.postgres.connection import Row, run
+from pgcdc_outbox.postgres.connection import Row
 from pgcdc_outbox.postgres.partition.maker import Maker
 from pgcdc_outbox.postgres.partition.partitions import (
     ORIGIN,
@@ -19,6 +19,7 @@ from pgcdc_outbox.postgres.partition.partitions import (
     gaps,
     missing,
 )
+from pgcdc_outbox.postgres.partition.table import Table
 from pgcdc_outbox.postgres.partition.turn import Turn, unhurried
 from pgcdc_outbox.postgres.partition.view import Era, View, look
 
@@ -47,6 +48,7 @@ class LookAhead:
         self,
         connection: Connection[Row],
         schema: str,
+        table: Table,
         *,
         interval: timedelta,
         ahead: int,
@@ -55,10 +57,11 @@ class LookAhead:
     ) -> None:
         self._connection = connection
         self._schema = schema
+        self._table = table
         self._interval = interval
         self._ahead = ahead
         self._lock_timeout = lock_timeout
-        self._maker = Maker(connection, schema, lock_timeout)
+        self._maker = Maker(connection, schema, table, lock_timeout)
         self._turn = turn
         self._created: list[str] = []
         self._moved = 0
@@ -99,13 +102,14 @@ class LookAhead:
 
     def _attempt(self, bounds: Bounds) -> None:
         """Make one partition, unless this run has found already that it cannot."""
-        if self._out_of_patience or bounds.name in self._delayed:
+        name = self._table.partition(bounds)
+        if self._out_of_patience or name in self._delayed:
             return
 
         view = self._look()
         era = view.era(bounds)
-        if self._maker.is_taken(bounds.name):
-            self._delayed[bounds.name] = "another table has this name"
+        if self._maker.is_taken(name):
+            self._delayed[name] = "another table has this name"
             return
 
         if era is Era.NOW and view.default_bytes > _QUICK_BYTES:
@@ -119,14 +123,14 @@ class LookAhead:
             self._note_patience(bounds, era, view)
         except errors.CheckViolation:
             # But for somebody whose clock is wrong.
-            self._delayed[bounds.name] = "rows of that time came to DEFAULT meanwhile"
+            self._delayed[name] = "rows of that time came to DEFAULT meanwhile"
         else:
-            self._created.append(bounds.name)
+            self._created.append(name)
 
     def _divide(self, bounds: Bounds, view: View) -> None:
         """Make what of the present begins in a while, which needs no row moved under a lock."""
         cut = min(align(view.now + view.margin + SHORTEST, SHORTEST), bounds.upper)
-        self._delayed[bounds.name] = (
+        self._delayed[self._table.partition(bounds)] = (
             "DEFAULT holds too much to move while producers wait; "
             f"its rows are moved after {cut:%Y-%m-%d %H:%MZ}, when new ones go elsewhere"
         )
@@ -163,7 +167,8 @@ class LookAhead:
 
         # The next one would keep producers waiting as long, for as little.
         self._out_of_patience = True
-        self._delayed[bounds.name] = f"not made within {seconds:g} s, {why}"
+        name = self._table.partition(bounds)
+        self._delayed[name] = f"not made within {seconds:g} s, {why}"
 
     def _days_of_default(self) -> Iterator[Bounds]:
         """What the rows of DEFAULT need, a day each, no wider than a partition has to be."""
@@ -172,7 +177,7 @@ class LookAhead:
             return
 
         with unhurried(self._connection):
-            rows = run(
+            rows = self._table.run(
                 self._connection,
                 "default_days",
                 self._schema,
@@ -194,7 +199,11 @@ class LookAhead:
 
         # Should a limit of the role's end it, autovacuum will do it.
         with suppress(*OUT_OF_PATIENCE):
-            run(self._connection, "vacuum_partition", self._schema, partition=default.name)
+            self._table.run(
+                self._connection, "vacuum_partition", self._schema, partition=default.name
+            )
 
     def _look(self) -> View:
-        return look(self._connection, self._schema, lock_timeout=self._lock_timeout)
+        return look(
+            self._connection, self._schema, self._table.name, lock_timeout=self._lock_timeout
+        )

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
+import msgspec
 from msgspec import Struct
+from psycopg import Connection
 
 from pgcdc_outbox.errors import OutboxError, SettingsError
-from pgcdc_outbox.postgres.connection import check_conninfo, session
+from pgcdc_outbox.postgres.connection import Row, check_conninfo, session
 from pgcdc_outbox.postgres.migrate import check_schema
 from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
 from pgcdc_outbox.postgres.partition.partitions import check_interval
 from pgcdc_outbox.postgres.partition.retention import Kept, Retention
+from pgcdc_outbox.postgres.partition.table import ATTEMPTS, JOBS, Table
 from pgcdc_outbox.postgres.partition.turn import Turn, turn
 
 logger = logging.getLogger(__name__)
@@ -23,9 +26,13 @@ VARIABLE: Final = "PGCDC_OUTBOX_DSN"
 
 _MOST_AHEAD: Final = 1000
 
+# Attempts are many only where each is audited, and nobody waits for a lock on their table.
+_AUDIT_INTERVAL: Final = timedelta(days=1)
+_AUDIT_AHEAD: Final = 3
 
-class Report(Struct, frozen=True, kw_only=True):
-    """What one run did, and what it could not do."""
+
+class TableReport(Struct, frozen=True, kw_only=True):
+    """What one run did to the partitions of one table, and what it could not do."""
 
     created: tuple[str, ...] = ()
     """Partitions made."""
@@ -37,18 +44,26 @@ class Report(Struct, frozen=True, kw_only=True):
     """Partitions dropped."""
     kept: tuple[Kept, ...] = ()
     """Partitions older than the retention that are still there, and why."""
+
+
+class Report(TableReport, frozen=True, kw_only=True):
+    """What one run did to the partitions of the jobs; the rest is in fields of their own."""
+
+    audit: TableReport = TableReport()
+    """The same for the table of attempts."""
     busy: bool = False
     """Somebody else was at it, so that nothing was done."""
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing was delayed or kept."""
-        return not self.delayed and not self.kept
+        reports = (self, self.audit)
+        return not any(report.delayed or report.kept for report in reports)
 
     @property
     def kept_bytes(self) -> int:
         """What keeping partitions beyond the retention costs."""
-        return sum(kept.bytes for kept in self.kept)
+        return sum(kept.bytes for kept in (*self.kept, *self.audit.kept))
 
 
 def _from_environment() -> str:
@@ -72,7 +87,8 @@ class Maintenance:
     connections for a run; a pooler may share them between transactions. Without
     ``conninfo`` the environment tells at each run: ``PGCDC_OUTBOX_DSN``, else
     libpq's own variables. No producer waits for it longer than ``lock_timeout``.
-    ``observe`` is told of every run.
+    ``observe`` is told of every run. ``retention`` is of jobs, and ``audit_retention`` of
+    what was written about attempts, in partitions of a day.
     """
 
     def __init__(
@@ -83,6 +99,7 @@ class Maintenance:
         interval: timedelta = timedelta(days=1),
         ahead: int = 3,
         retention: timedelta = timedelta(days=7),
+        audit_retention: timedelta = timedelta(days=30),
         lock_timeout: timedelta = timedelta(seconds=1),
         observe: Callable[[Report], None] = _ignore,
     ) -> None:
@@ -93,6 +110,9 @@ class Maintenance:
         if retention < timedelta(0):
             raise SettingsError("retention: it is negative")
 
+        if audit_retention < timedelta(0):
+            raise SettingsError("audit_retention: it is negative")
+
         if lock_timeout <= timedelta(0):
             raise SettingsError("lock_timeout: it must be more than nothing")
 
@@ -101,6 +121,7 @@ class Maintenance:
         self._interval = check_interval(interval)
         self._ahead = ahead
         self._retention = retention
+        self._audit_retention = audit_retention
         self._lock_timeout = lock_timeout
         self._observe = observe
 
@@ -129,23 +150,40 @@ class Maintenance:
 
     def _do(self, conninfo: str, turn: Turn) -> Report:
         with session(conninfo, doing="maintain the partitions") as connection:
-            making = LookAhead(
-                connection,
-                self._schema,
-                interval=self._interval,
-                ahead=self._ahead,
-                lock_timeout=self._lock_timeout,
-                turn=turn,
-            ).make()
-            dropping = Retention(
-                connection,
-                self._schema,
-                retention=self._retention,
-                lock_timeout=self._lock_timeout,
-                turn=turn,
-            ).apply()
+            jobs = self._keep(connection, turn, JOBS, self._interval, self._ahead, self._retention)
+            audit = self._keep(
+                connection, turn, ATTEMPTS, _AUDIT_INTERVAL, _AUDIT_AHEAD, self._audit_retention
+            )
 
-        return Report(
+        return Report(**msgspec.structs.asdict(jobs), audit=audit)
+
+    def _keep(
+        self,
+        connection: Connection[Row],
+        turn: Turn,
+        table: Table,
+        interval: timedelta,
+        ahead: int,
+        retention: timedelta,
+    ) -> TableReport:
+        making = LookAhead(
+            connection,
+            self._schema,
+            table,
+            interval=interval,
+            ahead=ahead,
+            lock_timeout=self._lock_timeout,
+            turn=turn,
+        ).make()
+        dropping = Retention(
+            connection,
+            self._schema,
+            table,
+            retention=retention,
+            lock_timeout=self._lock_timeout,
+            turn=turn,
+        ).apply()
+        return TableReport(
             created=making.created,
             moved=making.moved,
             delayed=making.delayed,

@@ -28,11 +28,6 @@ class Bounds(Struct, frozen=True, order=True):
     lower: datetime
     upper: datetime
 
-    @property
-    def name(self) -> str:
-        """What the partition of these bounds is called."""
-        return f"immediate_{self.lower:%Y%m%dt%H%Mz}"
-
 
 class Partition(Struct, frozen=True, kw_only=True):
     """A partition as the server has it."""
@@ -47,9 +42,9 @@ class Partition(Struct, frozen=True, kw_only=True):
     """Rows, as of the last ANALYZE."""
 
 
-def read(connection: Connection[Row], schema: str) -> list[Partition]:
-    """Every partition, in order."""
-    rows = run(connection, "partition_bounds", schema, root=root(schema)).fetchall()
+def read(connection: Connection[Row], schema: str, table: str = "immediate") -> list[Partition]:
+    """Every partition of a table, in order."""
+    rows = run(connection, "partition_bounds", schema, root=root(schema, table)).fetchall()
     return [
         Partition(
             name=row["name"],
@@ -71,9 +66,9 @@ def server_now(connection: Connection[Row]) -> datetime:
     return now.replace(tzinfo=UTC)
 
 
-def root(schema: str) -> str:
+def root(schema: str, table: str = "immediate") -> str:
     """The partitioned table, as SQL spells it."""
-    return f"{quoted(schema)}.immediate"
+    return f"{quoted(schema)}.{quoted(table)}"
 
 
 def check_interval(interval: timedelta) -> timedelta:

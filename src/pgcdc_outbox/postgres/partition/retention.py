@@ -7,6 +7,7 @@ outbox, so that is a second transaction, and can wait for a later run.
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Literal
 
 import msgspec
@@ -14,8 +15,9 @@ from msgspec import Struct
 from psycopg import Connection, Cursor
 
 from pgcdc_outbox.postgres.blocking import OUT_OF_PATIENCE, Patience, lock_holders
-from pgcdc_outbox.postgres.connection import Row, run
+from pgcdc_outbox.postgres.connection import Row
 from pgcdc_outbox.postgres.partition.partitions import Partition, read, server_now
+from pgcdc_outbox.postgres.partition.table import Table
 from pgcdc_outbox.postgres.partition.turn import BESIDE_AUTOVACUUM, Turn, unhurried
 
 _COUNTED: Final = 1000
@@ -79,6 +81,7 @@ class Retention:
         self,
         connection: Connection[Row],
         schema: str,
+        table: Table,
         *,
         retention: timedelta,
         lock_timeout: timedelta,
@@ -86,6 +89,7 @@ class Retention:
     ) -> None:
         self._connection = connection
         self._schema = schema
+        self._table = table
         self._retention = retention
         self._lock_timeout = lock_timeout
         self._turn = turn
@@ -104,7 +108,7 @@ class Retention:
         limit = server_now(self._connection) - self._retention
         return [
             each
-            for each in read(self._connection, self._schema)
+            for each in read(self._connection, self._schema, self._table.name)
             if not each.is_default and each.upper is not None and each.upper < limit
         ]
 
@@ -128,12 +132,12 @@ class Retention:
             with unhurried(self._connection):
                 # No producer needs this lock.
                 waiting = max(self._lock_timeout, BESIDE_AUTOVACUUM)
-                patience = Patience(self._connection, self._schema, waiting)
-                patience.run("lock_partition", partition=partition.name)
-                if kept := self._why_needed(partition, patience.run):
+                ask = self._patient(Patience(self._connection, self._schema, waiting))
+                ask("lock_partition", partition=partition.name)
+                if kept := self._why_needed(partition, ask):
                     return kept
 
-                patience.run("truncate_partition", partition=partition.name)
+                ask("truncate_partition", partition=partition.name)
         except OUT_OF_PATIENCE:
             return self._kept(partition, f"in use{self._holders()}")
 
@@ -147,14 +151,14 @@ class Retention:
 
         try:
             with unhurried(self._connection):
-                patience = Patience(self._connection, self._schema, self._lock_timeout)
-                patience.run("detach_partition", partition=partition.name)
+                ask = self._patient(Patience(self._connection, self._schema, self._lock_timeout))
+                ask("detach_partition", partition=partition.name)
                 # A row may have come in between; detaching has locked the table.
-                row = patience.run("has_rows", partition=partition.name).fetchone()
+                row = ask("has_rows", partition=partition.name).fetchone()
                 if row is None or row["present"]:
                     raise _Refilled
 
-                patience.run("drop_table", partition=partition.name)
+                ask("drop_table", partition=partition.name)
         except _Refilled:
             return self._kept(partition, "rows came in late")
         except OUT_OF_PATIENCE:
@@ -165,6 +169,9 @@ class Retention:
         return None
 
     def _why_needed(self, partition: Partition, ask: "_Ask") -> Kept | None:
+        if not self._table.is_settled:
+            return None
+
         consumers = ask("any_consumer").fetchone()
         if consumers is None or not consumers["present"]:
             row = ask("has_rows", partition=partition.name).fetchone()
@@ -188,11 +195,16 @@ class Retention:
             needed=needed,
         )
 
-    def _ask(self, name: str, **parameters: Any) -> Cursor[Row]:
-        return run(self._connection, name, self._schema, **parameters)
+    def _ask(self, name: str, /, **parameters: Any) -> Cursor[Row]:
+        return self._table.run(self._connection, name, self._schema, **parameters)
+
+    def _patient(self, patience: Patience) -> "_Ask":
+        return partial(self._table.patiently, patience)
 
     def _strays(self) -> list[str]:
-        rows = run(self._connection, "stray_tables", self._schema, schema=self._schema).fetchall()
+        rows = self._ask(
+            "stray_tables", schema=self._schema, parent_name=self._table.name
+        ).fetchall()
         return [row["name"] for row in rows]
 
     def _stray(self, name: str) -> str | Kept:
@@ -200,11 +212,11 @@ class Retention:
         self._turn.keep()
         try:
             with unhurried(self._connection):
-                patience = Patience(self._connection, self._schema, self._lock_timeout)
-                patience.run("lock_partition", partition=name)
-                row = patience.run("has_rows", partition=name).fetchone()
+                ask = self._patient(Patience(self._connection, self._schema, self._lock_timeout))
+                ask("lock_partition", partition=name)
+                row = ask("has_rows", partition=name).fetchone()
                 if row is not None and not row["present"]:
-                    patience.run("drop_table", partition=name)
+                    ask("drop_table", partition=name)
                     return name
         except OUT_OF_PATIENCE:
             reason = f"in use{self._holders()}"

@@ -50,13 +50,18 @@ class Upkeep:
         return self._interval
 
     def _tell(self, report: Report) -> None:
-        troubles = (*report.delayed, *(str(kept) for kept in report.kept))
-        if report.created or report.dropped or troubles:
+        parts = (report, report.audit)
+        troubles = tuple(
+            trouble for part in parts for trouble in (*part.delayed, *map(str, part.kept))
+        )
+        created = sum(len(part.created) for part in parts)
+        dropped = sum(len(part.dropped) for part in parts)
+        if created or dropped or troubles:
             self._notice(
                 Maintained(
                     consumer=self._consumer,
-                    created=len(report.created),
-                    dropped=len(report.dropped),
+                    created=created,
+                    dropped=dropped,
                     kept=troubles,
                 )
             )

@@ -57,9 +57,9 @@ class View(Struct, frozen=True, kw_only=True):
         return covered(self.existing, since=self.now - self.margin, until=until)
 
 
-def look(connection: Connection[Row], schema: str, *, lock_timeout: timedelta) -> View:
-    """Look at the partitions and at the clock of the server."""
-    existing = read(connection, schema)
+def look(connection: Connection[Row], schema: str, table: str, *, lock_timeout: timedelta) -> View:
+    """Look at the partitions of a table and at the clock of the server."""
+    existing = read(connection, schema, table)
     default = next((each for each in existing if each.is_default), None)
     return View(
         now=server_now(connection),

@@ -3,8 +3,9 @@
 -- comes back when it expires, to be found dead. Without an error it was put off: it
 -- did not fail. Writes nothing for an old
 -- epoch, and nothing twice: an attempt that is known already is passed over.
--- Whoever was noted as running is not any more. Where the order of a key is strict, the
--- others of it wait from here on for one that is due again.
+-- Whoever was noted as running is not any more; the note knows best who ran it, and when.
+-- Where the order of a key is strict, the others of it wait from here on for one that is
+-- due again.
 with fence as materialized (
     select name
     from :"schema".consumer
@@ -17,17 +18,20 @@ with fence as materialized (
         %(created_us)s::bigint[], %(topics)s::text[], %(payloads)s::bytea[], %(keys)s::text[],
         %(headers)s::text[], %(content_types)s::text[], %(delays)s::double precision[],
         %(reasons)s::text[], %(errors)s::text[], %(texts)s::text[], %(jobs)s::integer[],
-        %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[], %(parked)s::integer[]
+        %(histories)s::text[], %(due_us)s::bigint[], %(expires_us)s::bigint[],
+        %(parked)s::integer[], %(outcomes)s::text[], %(ages)s::double precision[],
+        %(seconds)s::double precision[]
     ) as t (
         id, attempt, prior_attempts, created_us, topic, payload, key, headers, content_type,
-        delay, reason, error, text, jobs, history, due_us, expires_us, parked
+        delay, reason, error, text, jobs, history, due_us, expires_us, parked, outcome, age, seconds
     )
     order by id, attempt desc
 ), fresh as materialized (
     select fence.name as consumer, given.id, given.attempt, given.prior_attempts,
            timestamptz 'epoch' + given.created_us * interval '1 microsecond' as created_at,
            given.topic, given.payload, given.key, given.headers::jsonb as headers,
-           given.content_type, given.delay, given.reason,
+           given.content_type, given.delay, given.reason, given.error, given.text, given.jobs,
+           given.outcome, given.age, given.seconds,
            timestamptz 'epoch' + given.due_us * interval '1 microsecond' as due_at,
            timestamptz 'epoch' + given.expires_us * interval '1 microsecond' as expires_at,
            case
@@ -101,6 +105,17 @@ with fence as materialized (
     delete from :"schema".failed as f
     using fresh
     where fresh.reason is not null and f.consumer = fresh.consumer and f.id = fresh.id
+), audited as (
+    insert into :"schema".attempt (
+        consumer, id, attempt, topic, key, outcome, started_at, seconds, instance, jobs, error, text
+    )
+    select f.consumer, f.id, f.attempt, f.topic, f.key, f.outcome,
+           coalesce(s.started_at, clock_timestamp() - f.age * interval '1 second'), f.seconds,
+           coalesce(s.instance, %(instance)s), f.jobs, f.error, nullif(f.text, '')
+    from fresh as f
+    left join :"schema".started as s
+        on s.consumer = f.consumer and s.id = f.id and s.attempt = f.attempt
+    where f.seconds is not null
 ), ended as (
     delete from :"schema".started as s
     using fence, given
@@ -128,6 +143,25 @@ with fence as materialized (
     where known.parked is not null
 )
 select count(*) from fence;
+
+-- name: copy_attempts
+copy :"schema".attempt (
+    id, attempt, topic, key, started_at, seconds, jobs, consumer, outcome, instance
+) from stdin (format binary);
+
+-- name: record_attempts
+-- The same for the few of one call that are written in the transaction of what they did.
+with written as (
+    insert into :"schema".attempt (
+        consumer, id, attempt, topic, key, outcome, started_at, seconds, instance, jobs
+    )
+    select %(consumer)s, t.id, t.attempt, t.topic, t.key, 'done',
+           clock_timestamp() - %(age)s * interval '1 second', %(seconds)s, %(instance)s, %(jobs)s
+    from unnest(%(ids)s::bigint[], %(attempts)s::integer[], %(topics)s::text[], %(keys)s::text[])
+        as t (id, attempt, topic, key)
+    returning 1
+)
+select count(*) from written;
 
 -- name: record_done
 -- Attempts that succeeded, written together with what they did, or before they are

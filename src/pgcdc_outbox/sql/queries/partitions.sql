@@ -22,9 +22,9 @@ select pg_try_advisory_xact_lock(%(key)s) as taken
 
 -- name: default_days
 -- The days on which rows fell into DEFAULT, and from when to when.
-select min(created_at) at time zone 'UTC' as first, max(created_at) at time zone 'UTC' as last
+select min(:"moment") at time zone 'UTC' as first, max(:"moment") at time zone 'UTC' as last
 from :"schema".:"partition"
-group by date_bin(interval '1 day', created_at, %(origin)s)
+group by date_bin(interval '1 day', :"moment", %(origin)s)
 order by first
 limit %(limit)s
 
@@ -40,7 +40,7 @@ join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
   and c.relkind = 'r'
   and not c.relispartition
-  and c.relname ~ '^immediate_[0-9]{8}t[0-9]{4}z$'
+  and c.relname ~ ('^' || %(parent_name)s || '_[0-9]{8}t[0-9]{4}z$')
 order by c.relname
 
 -- name: table_present
@@ -50,10 +50,10 @@ select to_regclass(%(table)s) is not null as present
 -- With the index of the root, so that attaching builds none while others wait; and
 -- with its own bounds as a CHECK, so that attaching does not read the table again.
 create table :"schema".:"partition" (
-    like :"schema".immediate
+    like :"schema".:"parent"
         including defaults including constraints including indexes including storage,
     constraint within_bounds
-        check (created_at is not null and created_at >= %(lower)s and created_at < %(upper)s)
+        check (:"moment" is not null and :"moment" >= %(lower)s and :"moment" < %(upper)s)
 )
 
 -- name: give_partition
@@ -67,8 +67,8 @@ where c.oid = %(root)s::regclass
 -- name: move_rows
 -- Out of DEFAULT, which is the only partition this range can be in; everything as it was.
 with moved as (
-    delete from :"schema".immediate
-    where created_at >= %(lower)s and created_at < %(upper)s
+    delete from :"schema".:"parent"
+    where :"moment" >= %(lower)s and :"moment" < %(upper)s
     returning *
 )
 insert into :"schema".:"partition"
@@ -76,18 +76,18 @@ select * from moved
 
 -- name: lock_root_for_attaching
 -- What ATTACH takes anyhow; it conflicts with no producer and no reader.
-lock table only :"schema".immediate in share update exclusive mode
+lock table only :"schema".:"parent" in share update exclusive mode
 
 -- name: stop_producers
 -- Who waits here has not been routed to a partition yet, and will see the new one.
 -- Readers go on.
-lock table only :"schema".immediate in share row exclusive mode
+lock table only :"schema".:"parent" in share row exclusive mode
 
 -- name: lock_partition
 lock table only :"schema".:"partition" in access exclusive mode
 
 -- name: attach_partition
-alter table :"schema".immediate
+alter table :"schema".:"parent"
     attach partition :"schema".:"partition" for values from (%(lower)s) to (%(upper)s)
 
 -- name: drop_bounds_check
@@ -168,7 +168,7 @@ select exists (select from :"schema".consumer) as present
 truncate table only :"schema".:"partition"
 
 -- name: detach_partition
-alter table :"schema".immediate detach partition :"schema".:"partition"
+alter table :"schema".:"parent" detach partition :"schema".:"partition"
 
 -- name: drop_table
 drop table :"schema".:"partition"
