@@ -68,9 +68,7 @@ async def place_order(new: NewOrder, session: Transaction) -> OrderView:
         key=f"order-{order.id}",
         tx=session,
     )
-    await outbox.enqueue(
-        Reminder(order.id), topic="order.remind", delay=REMIND_AFTER, tx=session
-    )
+    await outbox.enqueue(Reminder(order.id), topic="order.remind", delay=REMIND_AFTER, tx=session)
     return OrderView(id=order.id, state=order.state)
 
 
