@@ -6,11 +6,11 @@ pgcdc-outbox consume --handler examples.shop.jobs:router --ordering strict_key
 import os
 
 import httpx
+from examples.shop.messages import OrderPaid, OrderPlaced, PaymentDue, Reminder
+from examples.shop.tables import Article, Mail, Order
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from examples.shop.messages import OrderPaid, OrderPlaced, PaymentDue, Reminder
-from examples.shop.tables import Article, Mail, Order
 from pgcdc_outbox import Context, Dead, Job, Router
 
 router = Router()

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated
 
+from examples.shop.messages import OrderPlaced, Reminder
+from examples.shop.tables import Article, Base, Order, engine, sessions
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from examples.shop.messages import OrderPlaced, Reminder
-from examples.shop.tables import Article, Base, Order, engine, sessions
 from pgcdc_outbox import AsyncClient
 
 REMIND_AFTER = timedelta(hours=24)
