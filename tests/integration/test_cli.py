@@ -413,3 +413,65 @@ def test_a_group_lists_its_commands():
 
     assert isinstance(import_module("pgcdc_outbox.cli.dead").command, click.Group)
     assert all(name in shown.output for name in ("list", "show", "retry", "discard", "purge"))
+
+
+IN_DOUBT = DEAD.replace("'exhausted'", "'in_doubt'").replace("(1, 3)", "(4, 5)")
+
+
+def test_dead_list_shows_those_in_doubt_apart(shell, connection):
+    connection.execute(DEAD)
+    connection.execute(IN_DOUBT)
+
+    lines = shell("dead", "list").stdout.splitlines()
+    apart = lines.index("In doubt: each may have happened, or not.")
+
+    assert [line.split()[0] for line in lines[:apart] if line] == ["ID", "3", "2", "1"]
+    assert [line.split()[0] for line in lines[apart + 1 :]] == ["ID", "5", "4"]
+    only = shell("dead", "list", "--in-doubt").stdout
+    assert [line.split()[0] for line in only.splitlines()] == ["ID", "5", "4"]
+    everything = json.loads(shell("dead", "list", "--format", "json").stdout)
+    assert [letter["id"] for letter in everything] == [5, 4, 3, 2, 1]
+
+
+def test_dead_resolve_done_is_recorded_and_leaves_a_trace(shell, connection):
+    connection.execute(IN_DOUBT)
+
+    assert shell("dead", "resolve", 4, "--done").stdout == "job 4 is done\n"
+
+    assert connection.execute("select id from outbox.dead_letter").fetchall() == [(5,)]
+    assert connection.execute("select consumer, id, attempt from outbox.trace").fetchall() == [
+        ("a", 4, 1)
+    ]
+    ((id_, attempt, outcome, who),) = connection.execute(
+        "select id, attempt, outcome, instance from outbox.attempt"
+    ).fetchall()
+    assert (id_, attempt, outcome) == (4, 1, "done")
+    assert who.startswith("operator ")
+
+
+def test_dead_resolve_retry_puts_it_back_in_line(shell, connection):
+    connection.execute(IN_DOUBT)
+
+    assert shell("dead", "resolve", 4, "--retry").stdout == "job 4 is back in line\n"
+
+    assert connection.execute("select id, attempt from outbox.immediate").fetchall() == [(4, 2)]
+    assert connection.execute("select count(*) from outbox.attempt").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("verdict", ["--done", "--retry"])
+def test_dead_resolve_is_for_what_is_in_doubt(shell, connection, verdict):
+    connection.execute(DEAD)
+
+    result = shell("dead", "resolve", 1, verdict)
+
+    assert (result.exit_code, result.stderr) == (1, "error: job 1 is not in doubt\n")
+    assert connection.execute("select count(*) from outbox.dead_letter").fetchall() == [(3,)]
+
+
+def test_dead_resolve_wants_to_know(shell, connection):
+    connection.execute(IN_DOUBT)
+
+    result = shell("dead", "resolve", 4)
+
+    assert result.exit_code == 2
+    assert "--done or --retry" in result.stderr

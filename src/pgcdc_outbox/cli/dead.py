@@ -1,4 +1,4 @@
-"""`dead`: list, show, retry, discard or purge dead letters."""
+"""`dead`: list, show, retry, resolve, discard or purge dead letters."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -9,9 +9,16 @@ import click
 from pgcdc_outbox.cli.options import Options, pass_options
 from pgcdc_outbox.cli.output import echo_json, format_option, table
 from pgcdc_outbox.cli.parameters import duration
+from pgcdc_outbox.cli.resolve import resolve
 
 if TYPE_CHECKING:
-    from pgcdc_outbox.postgres.ledger.dead import Autopsy, DeadLetters, Letter, Selection
+    from pgcdc_outbox.postgres.ledger.dead import (
+        Autopsy,
+        DeadLetter,
+        DeadLetters,
+        Letter,
+        Selection,
+    )
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,7 +27,7 @@ _TEXT_SHOWN = 60
 
 @click.group("dead")
 def command() -> None:
-    """List, show, retry, discard or purge dead letters."""
+    """List, show, retry, resolve, discard or purge dead letters."""
 
 
 def _filters(command: F) -> F:
@@ -44,6 +51,7 @@ def _selection(command: F) -> F:
 
 @command.command("list")
 @_filters
+@click.option("--in-doubt", is_flag=True, help="Only those that may have happened, or not.")
 @click.option("--before", type=int, metavar="ID", help="Go on before this id.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @format_option
@@ -53,20 +61,41 @@ def list_(
     consumer: str | None,
     topic: str | None,
     reason: str | None,
+    in_doubt: bool,
     before: int | None,
     limit: int,
     style: str,
 ) -> None:
-    """List dead letters, the newest first."""
-    letters = _letters(options).list(
-        consumer=consumer, topic=topic, reason=reason, before=before, limit=limit
-    )
+    """List dead letters, the newest first; those in doubt apart from the others.
+
+    A job is in doubt if it was to run at most once, and nobody knows how that ended.
+    `dead resolve` is for a person who has found out.
+    """
+    from pgcdc_outbox.postgres.ledger.dead import IN_DOUBT
+
+    letters = _letters(options)
+    only = IN_DOUBT if in_doubt else reason
+    page: dict[str, Any] = {"consumer": consumer, "topic": topic, "before": before, "limit": limit}
     if style == "json":
-        echo_json(letters)
+        echo_json(letters.list(reason=only, **page))
         return
 
-    if not letters:
+    parts = [letters.list(reason=only, **page)]
+    if only is None:
+        parts = [letters.list(but=IN_DOUBT, **page), letters.list(reason=IN_DOUBT, **page)]
+
+    if not any(parts):
         click.echo("no dead letters")
+
+    for number, part in enumerate(parts):
+        if part and number:
+            click.echo(f"{chr(10) if parts[0] else ''}In doubt: each may have happened, or not.")
+
+        _echo_page(part, limit)
+
+
+def _echo_page(letters: "Sequence[DeadLetter]", limit: int) -> None:
+    if not letters:
         return
 
     rows = [
@@ -185,6 +214,9 @@ def purge(
         echo_json({"purged": 0 if dry_run else count, "would_purge": count if dry_run else 0})
     else:
         click.echo(f"{'would purge' if dry_run else 'purged'} {count}")
+
+
+command.add_command(resolve)
 
 
 def _letters(options: Options) -> "DeadLetters":

@@ -45,12 +45,13 @@ class Settlement(Struct, frozen=True, kw_only=True):
         done = _done({**unit.jobs, **unit.once}.values(), failures)
 
         async def write(ledger: Ledger) -> None:
-            if failures:
-                await ledger.record(failures, epoch=epoch)
-
+            # First: it says how long the lock of the fence may be held.
             if await ledger.record_done(done, epoch=epoch) < len(done):
                 # Never seen. It would be done twice: take hold anew, and look.
                 raise Fenced(f"consumer {self.consumer}: a job of this call is settled already")
+
+            if failures:
+                await ledger.record(failures, epoch=epoch)
 
             if executed is not None and done:
                 await ledger.record_attempts(executed.only(done))

@@ -40,11 +40,11 @@ class Started(Struct, frozen=True, kw_only=True):
     attempt: int
     ours: bool
     """Whether this process began it; else the process that did is gone."""
-    once: bool
+    once: bool = False
     """Whether it must not be repeated."""
-    instance: str
+    instance: str = ""
     """The process that began it."""
-    started_at: str
+    started_at: str = ""
     """When, ISO 8601 in UTC, by the clock of the server."""
 
 

@@ -17,6 +17,7 @@ from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.intake import Intake
 from pgcdc_outbox.consumer.notice import Notice
 from pgcdc_outbox.consumer.ports import Chore, Observer
+from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.crash import Started
@@ -178,6 +179,9 @@ class FakeLedger:
         self.diary.append(f"record {[failure.job.id for failure in failures]}")
         self.recorded.append((epoch, list(failures)))
 
+    async def record_done(self, jobs: Sequence[Job], *, epoch: int) -> int:
+        raise AssertionError("the success of a plain handler is not recorded")
+
     async def check(self, *, epoch: int) -> None:
         await anyio.lowlevel.checkpoint()
         if self.over is not None:
@@ -186,6 +190,13 @@ class FakeLedger:
     @property
     def failures(self) -> list[Failure]:
         return [failure for _, failures in self.recorded for failure in failures]
+
+
+class NoUnits:
+    """For handlers that want none."""
+
+    def open(self, *, epoch: int) -> Any:
+        raise AssertionError("a plain handler has no unit")
 
 
 class FakeRegister:
@@ -207,6 +218,9 @@ class FakeRegister:
         await self._write(f"start {job.id}/{job.attempt}, ended {list(ended)}")
         self._drop(ended)
         self.noted[job.id] = Started(id=job.id, attempt=job.attempt, ours=True)
+
+    async def start_once(self, jobs: Sequence[Job], *, epoch: int) -> None:
+        raise AssertionError("a plain handler notes nothing")
 
     async def forget(self, ended: Mapping[int, int], *, epoch: int) -> None:
         await self._write(f"forget {sorted(ended)}")
@@ -291,11 +305,15 @@ def attempt(
     clock: FakeClock | None = None,
 ) -> Attempt:
     notice = Notice(observers)
+    ledger = ledger or FakeLedger()
+    policy = policy or RetryPolicy()
     return Attempt(
         consumer="default",
         handler=Handler(handler, concurrency=concurrency),
-        policy=policy or RetryPolicy(),
-        ledger=ledger or FakeLedger(),
+        policy=policy,
+        ledger=ledger,
+        units=NoUnits(),
+        settlement=Settlement(consumer="default", policy=policy, ledger=ledger, notice=notice),
         expiry=Expiry(consumer="default", clock=clock or FakeClock(), notice=notice),
         notice=notice,
         redact=redact,

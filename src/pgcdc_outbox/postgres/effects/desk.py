@@ -12,6 +12,7 @@ from pgcdc_outbox.consumer.ports import Ledger, Register
 from pgcdc_outbox.errors import LedgerUnavailable, OutboxError
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.postgres.effects.fate import was_committed
+from pgcdc_outbox.postgres.effects.guises import Guises
 from pgcdc_outbox.postgres.effects.transaction import Transaction
 from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
 from pgcdc_outbox.postgres.opening import connect
@@ -45,6 +46,7 @@ class Desk:
         self.consumer = consumer
         self.schema = schema
         self.instance = instance
+        self.guises = Guises()
         self.client = AsyncClient(_Pool(self), schema=schema)
         self._conninfo = conninfo
         self._prepares = prepares

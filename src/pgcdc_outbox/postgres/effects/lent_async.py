@@ -24,7 +24,11 @@ class LentAsyncConnection(AsyncConnection[Any]):
         self.cursor_factory = _Cursor
         self.server_cursor_factory = _ServerCursor
         self.unsafe = owner
-        self._loan = loan
+        self.loan = loan
+        self.watched = False
+        """Whether a session uses it, whose rollbacks mean something."""
+        self.undone = False
+        """Whether that session believes to have rolled back."""
 
     def __del__(self, *args: Any) -> None:
         # It is not ours to close.
@@ -37,7 +41,7 @@ class LentAsyncConnection(AsyncConnection[Any]):
 
     async def wait(self, *args: Any, **options: Any) -> Any:
         """Everything that is sent goes through here."""
-        self._loan.check()
+        self.loan.check()
         return await super().wait(*args, **options)
 
     async def commit(self) -> NoReturn:

@@ -28,7 +28,11 @@ class LentConnection(Connection[Any]):
         self._prepared = owner._prepared
         self.cursor_factory = _Cursor
         self.unsafe = Twin(owner)
-        self._loan = loan
+        self.loan = loan
+        self.watched = False
+        """Whether a session uses it, whose rollbacks mean something."""
+        self.undone = False
+        """Whether that session believes to have rolled back."""
 
     def __del__(self, *args: Any) -> None:
         pass
@@ -40,7 +44,7 @@ class LentConnection(Connection[Any]):
 
     def wait(self, *args: Any, **options: Any) -> Any:
         """Everything that is sent goes through here."""
-        self._loan.check()
+        self.loan.check()
         return super().wait(*args, **options)
 
     def commit(self) -> NoReturn:

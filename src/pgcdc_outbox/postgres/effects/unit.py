@@ -102,15 +102,15 @@ class PostgresUnit:
 
     @asynccontextmanager
     async def _part(self, transaction: Transaction) -> AsyncIterator[Part]:
-        part = Part(transaction, self._desk.client)
+        part = Part(transaction, self._desk.client, self._desk.guises)
         try:
             yield part
-            await part.finish()
-            part.end()
+            await part.flush()
+            await part.end()
             await transaction.keep()
         except BaseException:
-            part.end()
             with anyio.move_on_after(_GRACE_SECONDS, shield=True) as scope:
+                await part.end()
                 await transaction.undo()
 
             if scope.cancelled_caught:

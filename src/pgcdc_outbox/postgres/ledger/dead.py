@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 from psycopg import Connection
 
+from pgcdc_outbox.core.once import IN_DOUBT as IN_DOUBT
 from pgcdc_outbox.errors import SettingsError
 from pgcdc_outbox.job import Failing
 from pgcdc_outbox.postgres.connection import Row, run, session
@@ -86,16 +87,21 @@ class DeadLetters:
         consumer: str | None = None,
         topic: str | None = None,
         reason: str | None = None,
+        but: str | None = None,
         before: int | None = None,
         limit: int = 50,
     ) -> Sequence[DeadLetter]:
-        """The newest first; give the last id as ``before`` for the next page."""
+        """The newest first; give the last id as ``before`` for the next page.
+
+        ``but`` is a reason to leave out.
+        """
         return msgspec.convert(
             self._rows(
                 "list_dead",
                 consumer=consumer,
                 topic=topic,
                 reason=reason,
+                but=but,
                 before=before,
                 limit=limit,
             ),
@@ -116,6 +122,22 @@ class DeadLetters:
     def retry(self, selection: Selection) -> Sequence[Letter]:
         """Put them back in line, all or none. The ids stay, and so does the history."""
         rows = self._rows("retry_dead", **_parameters(selection))
+        return msgspec.convert(rows, tuple[Letter, ...])
+
+    def resolve_done(self, id: int, *, who: str, consumer: str | None = None) -> Sequence[Letter]:
+        """Note that a job in doubt did happen: it is done, and never comes again.
+
+        ``who`` says so, and is written to ``attempt`` with it. Only what is in doubt is
+        resolved; to try it again is `retry`.
+        """
+        rows = self._rows(
+            "resolve_done",
+            id=id,
+            consumer=consumer,
+            reason=IN_DOUBT,
+            who=who,
+            note="a person said that it is done",
+        )
         return msgspec.convert(rows, tuple[Letter, ...])
 
     def discard(self, selection: Selection) -> Sequence[Letter]:

@@ -8,6 +8,7 @@ from :"schema".dead_letter
 where (%(consumer)s::text is null or consumer = %(consumer)s)
   and (%(topic)s::text is null or topic = %(topic)s)
   and (%(reason)s::text is null or reason = %(reason)s)
+  and (%(but)s::text is null or reason <> %(but)s)
   and (%(before)s::bigint is null or id < %(before)s)
 order by id desc, consumer
 limit %(limit)s
@@ -62,6 +63,30 @@ with taken as (
 select consumer, id
 from taken
 order by id, consumer
+
+-- name: resolve_done
+-- A person says that it happened: nothing comes again, and it is written down who said so.
+with taken as (
+    delete from :"schema".dead_letter
+    where id = %(id)s
+      and reason = %(reason)s
+      and (%(consumer)s::text is null or consumer = %(consumer)s)
+    returning consumer, id, attempt, topic, key
+), traced as (
+    insert into :"schema".trace (consumer, id, attempt)
+    select consumer, id, attempt
+    from taken
+    on conflict (consumer, id, attempt) do update set parked = null, xid = excluded.xid
+), told as (
+    insert into :"schema".attempt (
+        consumer, id, attempt, topic, key, outcome, started_at, seconds, instance, text
+    )
+    select consumer, id, attempt, topic, key, 'done', clock_timestamp(), 0, %(who)s, %(note)s
+    from taken
+)
+select consumer, id
+from taken
+order by consumer
 
 -- name: discard_dead
 with taken as (
