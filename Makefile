@@ -3,6 +3,7 @@
 #   make test PYTHON=python3.13        another Python, which remakes the environment
 #   make test ARGS="-k server -x"      arguments for the program that a target runs
 #   make test ARGS="-m slow"           the slow ones, which otherwise are left out
+#   make bench ARGS="drain"            one of the benchmarks; ARGS="--help" lists them
 #   make chaos ARGS="--seconds 1200 --seed 7 --mode logical"
 
 PYTHON ?= python3
@@ -40,11 +41,11 @@ matrix: $(STAMP) ## Run the tests that need a server on every supported PostgreS
 chaos: $(STAMP) ## Break everything at random for a minute, and account for every job
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
-bench: $(STAMP) ## Measure draining, against pg_recvlogical
-	@$(BIN)/python -m benchmarks.drain $(ARGS)
+bench: $(STAMP) ## Measure, against what there is to measure against (15 minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove everything that was made here
-	rm -rf .venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv benchmarks/compare/.venv .servers .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

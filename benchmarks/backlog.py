@@ -1,22 +1,35 @@
 """A backlog to drain: jobs committed behind a slot, and the slot copied for each run."""
 
-import time
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
 
-import anyio
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from pgcdc_outbox import Consumer
-from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.names import publication_name, slot_name
-from pgcdc_outbox.testing.server import PostgresServer
+from benchmarks import outbox
+from benchmarks.case import Sample
+from benchmarks.place import Place
+from benchmarks.slots import copy_slot, drop_slot, read_all, slot_of
+from benchmarks.task import Task
+from benchmarks.usage import ServerUsage
+from pgcdc_outbox.postgres.names import publication_name
 
-_ROWS = """
+SMALL: Final = 40
+"""Bytes of a payload, about, if nothing else is asked for."""
+
+_SHORTEST: Final = len('{"order": 1000000, "pad": ""}')
+
+_ROWS: Final = """
 do $$
 begin
     for i in 1..{transactions} loop
-        insert into outbox.immediate (topic, payload)
-        select 'bench', convert_to(format('{{"order": %s, "pad": "xxxxxxxxxxxxx"}}', n), 'UTF8')
+        insert into outbox.immediate (topic, payload, created_at)
+        select 'bench', convert_to(
+            format('{{"order": %s, "pad": "%s"}}', n, current_setting('bench.pad')), 'UTF8'
+        ), clock_timestamp() - {days} * random() * interval '1 day'
         from generate_series(1, {size}) as n;
         commit;
     end loop;
@@ -24,81 +37,139 @@ end
 $$
 """
 
+_POSITION: Final = "select snapshot::text, lsn::text, flushed::text from outbox.checkpoint"
+
 
 class Backlog:
-    """Jobs in one database, read again and again from copies of one slot."""
+    """Jobs in one database, read again and again from copies of one slot.
 
-    def __init__(self, server: PostgresServer, *, jobs: int, size: int) -> None:
-        self.jobs = jobs
-        self.size = size
-        self._server = server
-        self._database = f"bench_{size}"
-        self._template = f"bench_template_{size}"
-        self._copy = f"bench_copy_{size}"
-        self.dsn = server.create_database(self._database)
-        migrate(self.dsn)
+    ``consumers`` have all started before the jobs were committed, and each has all of them
+    to read. With ``days`` the jobs are as old as that, evenly.
+    """
 
-        async def first_start() -> None:
-            await Consumer(self.dsn, lambda jobs: None, observers=()).run(once=True)
+    def __init__(
+        self,
+        place: Place,
+        dsn: str,
+        *,
+        jobs: int,
+        size: int,
+        payload: int = SMALL,
+        consumers: Sequence[str] = ("default",),
+        days: int = 0,
+        prepare: str = "",
+    ) -> None:
+        """``size`` is how many jobs there are in a transaction, ``payload`` their bytes.
 
-        anyio.run(first_start)
+        ``prepare`` is a statement to run before there are any.
+        """
+        self.jobs = jobs - jobs % size
+        self.dsn = dsn
+        self._place = place
+        self._slots: dict[str, str] = {}
+        self._positions: dict[str, tuple[str, str, str]] = {}
+        if prepare:
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute(prepare.encode())
+
+        for name in consumers:
+            self._register(name)
+
+        self._commit(size, payload, days)
+
+    def task(self, transport: str | None = None, **parameters: object) -> Task:
+        """Reading all of it, and no more."""
+        dsn = self.dsn if transport is None else self._place.through(transport, self.dsn)
+        return Task(dsn=dsn, jobs=self.jobs, **parameters)  # type: ignore[arg-type]
+
+    def rewind(self, name: str = "default") -> None:
+        """Put a consumer back to where the backlog begins."""
+        snapshot, lsn, flushed = self._positions[name]
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            (oid,) = connection.execute(
-                "select oid::bigint from pg_database where datname = current_database()"
-            ).fetchone() or (0,)
-            self._slot = slot_name("outbox", "default", oid)
-            self._copy_slot(connection, self._slot, self._template)
+            drop_slot(connection, self._slots[name])
+            copy_slot(connection, self._template(name), self._slots[name])
+            connection.execute("delete from outbox.failed where consumer = %s", [name])
+            connection.execute("delete from outbox.trace where consumer = %s", [name])
+            connection.execute(
+                "update outbox.checkpoint set snapshot = %s, lsn = %s, flushed = %s, "
+                "target = null, target_lsn = null, cursor_xid = null, cursor_id = null "
+                "where consumer = %s",
+                [snapshot, lsn, flushed, name],
+            )
+
+    def forget(self) -> None:
+        """Forget every consumer, so that one which polls begins with the first row."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute("delete from outbox.consumer")
+
+    @contextmanager
+    def copied_slot(self) -> Iterator[str]:
+        """A slot that stands before the backlog, for a reader that is not ours."""
+        name = f"bench_{secrets.token_hex(4)}"
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            copy_slot(connection, self._template(next(iter(self._slots))), name)
+
+        try:
+            yield name
+        finally:
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                drop_slot(connection, name)
+
+    def recvlogical(self, transport: str) -> Sample:
+        """What pg_recvlogical does with the backlog when it throws everything away."""
+        dsn = self._place.through(transport, self.dsn)
+        database = str(conninfo_to_dict(dsn)["dbname"])
+        with self.copied_slot() as slot, ServerUsage(self._place.postmaster) as server:
+            ran = self._place.programs.run(
+                "pg_recvlogical", dsn, "--dbname", database, "--slot", slot, "--start",
+                "--endpos", self._end, "--no-loop", "--file", "/dev/null",
+                "--option", "proto_version=1", "--option", "binary=true",
+                "--option", f"publication_names={publication_name('outbox')}",
+            )  # fmt: skip
+
+        return Sample(
+            value=self.jobs / ran.seconds,
+            also={
+                "reader CPU µs/job": 1e6 * ran.usage.cpu_seconds / self.jobs,
+                "reader switches/job": ran.usage.switches / self.jobs,
+                **server.per_job(self.jobs),
+            },
+        )
+
+    def _register(self, name: str) -> None:
+        read_all(self.dsn, name=name)
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            self._slots[name] = slot_of(connection, name)
+            copy_slot(connection, self._slots[name], self._template(name))
+            snapshot, lsn, flushed = connection.execute(
+                f"{_POSITION} where consumer = %s".encode(), [name]
+            ).fetchone() or ("", "", "")
+            self._positions[name] = (snapshot, lsn, flushed)
+
+    def _commit(self, size: int, payload: int, days: int) -> None:
+        # Hexadecimal digits that do not repeat: the server would compress others.
+        pad = secrets.token_hex(max(payload - _SHORTEST, 0) // 2 + 1)[: max(payload - _SHORTEST, 1)]
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("set synchronous_commit = off")
+            connection.execute("select set_config('bench.pad', %s, false)", [pad])
             connection.execute(
                 sql.SQL(_ROWS).format(
-                    transactions=sql.Literal(jobs // size), size=sql.Literal(size)
+                    transactions=sql.Literal(self.jobs // size),
+                    size=sql.Literal(size),
+                    days=sql.Literal(days),
                 )
             )
+            connection.execute("vacuum analyze outbox.immediate")
             connection.execute("checkpoint")
             (self._end,) = connection.execute("select pg_current_wal_lsn()::text").fetchone() or ()
-            self._checkpoint = connection.execute("select * from outbox.checkpoint").fetchone()
 
-    def rewind(self) -> None:
-        """Put the consumer back to where the backlog begins."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            _drop_slot(connection, self._slot)
-            self._copy_slot(connection, self._template, self._slot)
-            connection.execute(
-                """
-                update outbox.checkpoint
-                set snapshot = %s, lsn = %s, flushed = %s
-                """,
-                [str(value) for value in (self._checkpoint or ())[3:6]],
-            )
-
-    def recvlogical(self) -> float:
-        """Seconds that pg_recvlogical takes for the backlog, thrown away."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            _drop_slot(connection, self._copy)
-            self._copy_slot(connection, self._template, self._copy)
-
-        publication = publication_name("outbox")
-        started = time.perf_counter()
-        self._server.run_program(
-            "pg_recvlogical", "--dbname", self._database, "--slot", self._copy, "--start",
-            "--endpos", self._end, "--no-loop", "--file", "/dev/null",
-            "--option", "proto_version=1", "--option", f"publication_names={publication}",
-            "--option", "binary=true",
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            _drop_slot(connection, self._copy)
-
-        return seconds
-
-    @staticmethod
-    def _copy_slot(connection: psycopg.Connection, source: str, target: str) -> None:
-        connection.execute("select pg_copy_logical_replication_slot(%s, %s)", (source, target))
+    def _template(self, name: str) -> str:
+        return f"template_{self._slots[name]}"[:63]
 
 
-def _drop_slot(connection: psycopg.Connection, name: str) -> None:
-    connection.execute(
-        "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
-        "where slot_name = %s and not active",
-        (name,),
-    )
+@contextmanager
+def backlog(place: Place, **parameters: object) -> Iterator[Backlog]:
+    """A backlog in a database of its own."""
+    with place.database() as dsn:
+        outbox.create(dsn)
+        yield Backlog(place, dsn, **parameters)  # type: ignore[arg-type]

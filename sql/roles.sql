@@ -28,6 +28,7 @@ grant insert, select (id) on :"schema".immediate, :"schema".scheduled to pgcdc_o
 grant usage on sequence :"schema".job_id to pgcdc_outbox_producer;
 -- A dedup key is looked up and taken; replacing a job that still waits removes it.
 grant select, insert, update on :"schema".dedup to pgcdc_outbox_producer;
+grant delete on :"schema".scheduled to pgcdc_outbox_producer;
 grant execute on function :"schema".enqueue(text, jsonb, text, jsonb, interval)
     to pgcdc_outbox_producer;
 
@@ -46,7 +47,8 @@ grant select, insert, update, delete on :"schema".trace to pgcdc_outbox_consumer
 grant select, insert, update, delete on :"schema".started to pgcdc_outbox_consumer;
 grant select, insert, update, delete on :"schema".parked, :"schema".held_key to pgcdc_outbox_consumer;
 grant select, insert on :"schema".attempt to pgcdc_outbox_consumer;
-grant select, update on :"schema".recurring to pgcdc_outbox_consumer;
+-- It fires schedules, and puts those that it was given.
+grant select, insert, update on :"schema".recurring to pgcdc_outbox_consumer;
 
 -- An operator looks at everything, retries, resolves or discards dead letters, cancels jobs that
 -- wait, and replays those that are past. To see whose transaction holds the log:
@@ -58,6 +60,7 @@ grant insert on :"schema".immediate, :"schema".attempt to pgcdc_outbox_operator;
 grant insert, update on :"schema".trace to pgcdc_outbox_operator;
 grant update on :"schema".held_key to pgcdc_outbox_operator;
 grant usage, select on sequence :"schema".job_id to pgcdc_outbox_operator;
+grant insert, update, delete on :"schema".recurring to pgcdc_outbox_operator;
 
 -- Migrations and the maintenance of partitions create and drop tables: that is the
 -- owner's. A consumer that maintains partitions itself has to be a member of it:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pgcdc_outbox.postgres.jobs.replaying import Replay
     from pgcdc_outbox.postgres.partition.maintenance import Maintenance
     from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
+    from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
+    from pgcdc_outbox.postgres.producer.schedules.schedules import Schedules
     from pgcdc_outbox.routing.context import Context
     from pgcdc_outbox.routing.router import Router
 
@@ -34,6 +36,8 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "Router",
+    "Schedule",
+    "Schedules",
     "Snooze",
 ]
 
@@ -52,6 +56,8 @@ _HOMES = {
     "Retry": "outcome",
     "RetryPolicy": "core.retry",
     "Router": "routing.router",
+    "Schedule": "postgres.producer.schedules.schedule",
+    "Schedules": "postgres.producer.schedules.schedules",
     "Snooze": "outcome",
 }
 

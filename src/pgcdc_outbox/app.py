@@ -27,6 +27,7 @@ from pgcdc_outbox.parameters import (
     Audit,
     Seconds,
     audit_level,
+    declared,
     interval,
     limits,
     named,
@@ -44,6 +45,8 @@ from pgcdc_outbox.postgres.ledger.trail import PostgresTrail
 from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.postgres.partition.upkeep import Upkeep
+from pgcdc_outbox.postgres.producer.schedules.firing import Firing
+from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
 from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.reading import Mode
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss
@@ -100,6 +103,8 @@ class Consumer:
     - ``audit``: of which executions a row is kept in the table ``attempt``: of none, of
       "failures" (written together with the failure), or of all (a job is then settled
       when its row is durable);
+    - ``schedules``: put into the database when the consumer is held first, and
+      enqueued from then on by whatever consumer of the outbox runs;
     - ``redact``: takes out of error texts what must not be kept.
 
     Raises `SettingsError` and `HandlerInvalid` at once.
@@ -134,6 +139,7 @@ class Consumer:
         failover: bool = False,
         maintenance: Maintenance | bool = True,
         audit: Audit = "failures",
+        schedules: Sequence[Schedule] = (),
         redact: Redact | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
@@ -176,6 +182,7 @@ class Consumer:
             Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
         )
         self._audit = audit_level(audit)
+        self._schedules = declared(schedules)
         self._redact = redact
         self._stop: Stop | None = None
 
@@ -203,11 +210,13 @@ class Consumer:
         try:
             clock = SessionClock(writing)
             promotion = self._promotion(clock)
+            firing = self._firing(writing)
             if once:
+                await firing.all()
                 await promotion.all()
 
             keys = self._keys(writing)
-            chores: list[Chore] = [promotion, *self._upkeep()]
+            chores: list[Chore] = [promotion, firing, *self._upkeep()]
             if isinstance(keys, Parking):
                 chores.append(keys)
 
@@ -339,6 +348,15 @@ class Consumer:
                 interval=_UPKEEP_SECONDS,
                 notice=self._notice,
             ),
+        )
+
+    def _firing(self, session: Session) -> Firing:
+        return Firing(
+            session,
+            consumer=self.name,
+            schema=self.schema,
+            declared=self._schedules,
+            notice=self._notice,
         )
 
     def _promotion(self, clock: SessionClock) -> Promotion:

@@ -26,6 +26,16 @@ class JobInvalid(OutboxError, ValueError):
     """A job that cannot be enqueued. The message names the field; nothing was sent."""
 
 
+class JobDuplicate(OutboxError):
+    """The dedup key of a job is taken. Nothing was enqueued; ``id`` names the job that has it."""
+
+    default_hint = "Give on_duplicate='ignore' to be content with that job, or 'replace'."
+
+    def __init__(self, message: str, *, id: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.id = id
+
+
 class PayloadInvalid(OutboxError, ValueError):
     """A payload that cannot be decoded. Trying again will not help."""
 

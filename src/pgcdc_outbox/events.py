@@ -176,6 +176,12 @@ class Promoted(Event, frozen=True, kw_only=True):
     failed: int
 
 
+class SchedulesFired(Event, frozen=True, kw_only=True):
+    """Jobs were enqueued because their schedules were due."""
+
+    jobs: int
+
+
 class Maintained(Event, frozen=True, kw_only=True):
     """Maintenance changed something, or could not."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +11,9 @@ from pgcdc_outbox.compression import decompress, split
 from pgcdc_outbox.errors import PayloadInvalid
 
 T = TypeVar("T")
+
+OnDuplicate = Literal["ignore", "replace", "error"]
+"""What becomes of a job whose dedup key is taken."""
 
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
@@ -150,6 +153,12 @@ class NewJob(Struct, frozen=True, kw_only=True):
     seconds, counted by the clock of the server) may be given, and at most one of
     ``expires_at`` (an aware datetime) and ``time_to_live`` (a timedelta, or seconds,
     counted from the moment when the job may run).
+
+    Of the jobs of a topic that have the same ``dedup_key``, one is enqueued within
+    ``dedup_for`` (a timedelta, or seconds; an hour if not given). ``on_duplicate``
+    says what becomes of a later one: it is left out ("ignore", the default), takes
+    the place of the first if that still waits for its time ("replace"), or is
+    refused with `JobDuplicate` ("error").
     """
 
     payload: Any
@@ -160,3 +169,6 @@ class NewJob(Struct, frozen=True, kw_only=True):
     delay: timedelta | float | None = None
     expires_at: datetime | None = None
     time_to_live: timedelta | float | None = None
+    dedup_key: str | None = None
+    dedup_for: timedelta | float | None = None
+    on_duplicate: OnDuplicate | None = None

@@ -3,12 +3,14 @@
 What is wrong is raised as `SettingsError`, which names the parameter.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Literal, get_args
 
 from pgcdc_outbox.consumer.consumer import Limits
 from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.errors import SettingsError
+from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
 from pgcdc_outbox.postgres.source.reading import Mode, Reading
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss, SlotPolicy
 
@@ -113,6 +115,22 @@ def named(field: str, value: str) -> str:
         raise SettingsError(f"{field}: {value!r} is not a name", hint="Give a non-empty string.")
 
     return value
+
+
+def declared(schedules: Sequence[Schedule]) -> tuple[Schedule, ...]:
+    """Schedules, each of a name of its own."""
+    for schedule in schedules:
+        if not isinstance(schedule, Schedule):
+            raise SettingsError(
+                f"schedules: a {type(schedule).__name__} is given",
+                hint="Give a list of Schedule(name=..., cron=..., payload=...).",
+            )
+
+    names = [schedule.name for schedule in schedules]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"schedules: {', '.join(twice)} is there twice")
+
+    return tuple(schedules)
 
 
 def interval(field: str, value: Seconds) -> float:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.job import NewJob
-from pgcdc_outbox.postgres.producer import enqueue
+from pgcdc_outbox.postgres.producer import enqueue, moments
 from pgcdc_outbox.postgres.producer.client import Client
 from pgcdc_outbox.postgres.producer.handles import copying, placing
 from tests.contract.handles import HANDLES, Table
@@ -86,7 +86,7 @@ class Forbidden(datetime):
 async def test_the_clients_clock_is_not_read(name: str, outbox: str, table: Table, monkeypatch):
     async with HANDLES[name](outbox) as handle:
         with monkeypatch.context() as patch:
-            for module in (enqueue, placing, copying):
+            for module in (enqueue, moments, placing, copying):
                 patch.setattr(module, "datetime", Forbidden)
 
             wrong = time.time() + 3600

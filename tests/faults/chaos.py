@@ -1,6 +1,6 @@
 """Chaos: everything at once, in an order that a seed decides, and a closing account.
 
-    python -m tests.faults.chaos [--seconds 60] [--seed N] [--mode logical]
+    python -m tests.faults.chaos [--seconds 60] [--seed N] [--mode logical] [--ordering none]
 
 Prints a line for each thing that it breaks. Exits with 1 if anything promised did not hold,
 with the evidence; the files that it was found in are kept. A seed gives the same troubles in
@@ -20,6 +20,7 @@ from typing import get_args
 
 from psycopg.conninfo import conninfo_to_dict
 
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.postgres.source.reading import Mode
 from pgcdc_outbox.testing import PostgresServer
 from tests.faults.producers import Busy
@@ -62,6 +63,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to break things")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     parser.add_argument("--mode", default="logical", choices=get_args(Mode), help="how they read")
+    parser.add_argument("--ordering", default="none", choices=get_args(Ordering), help="of keys")
     parser.add_argument("--instances", type=int, default=3, help="consumers at once")
     parser.add_argument("--concurrency", type=int, default=1, help="calls at once in each")
     return parser.parse_args(arguments)
@@ -73,7 +75,8 @@ def arrange(stack: ExitStack, options: argparse.Namespace, folder: Path) -> Arra
     network = stack.enter_context(Proxy("127.0.0.1", port(server)))
     scene = Scene(server.create_database("chaos"), folder, options.mode)
     stack.callback(scene.close)
-    scene.ordered = options.concurrency == 1
+    scene.order(options.ordering)
+    scene.ordered = scene.ordered or (options.ordering == "none" and options.concurrency == 1)
     scene.crew.dsn = server.tcp_dsn("chaos", port=network.port)
     return Arrangement(
         server=server,

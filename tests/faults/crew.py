@@ -30,6 +30,7 @@ class Worker:
         self.name = order.name
         self._order = order
         self._truth = truth
+        self._noted = False
         self._events = Lines(truth.folder / f"{order.name}.events", Told)
         self.log = truth.folder / f"{order.name}.log"
         file = truth.folder / f"{order.name}.order"
@@ -91,9 +92,14 @@ class Worker:
         """Wait until it has killed itself, as it was ordered to."""
         code = self.process.wait(timeout)
         assert code == -signal.SIGKILL, f"{self!r} ended:\n{self.log.read_text()}"
-        assert self._order.kill_at is not None
-        last = self.saw(*self._order.kill_at)
-        self._note(f"kill {self.name} at {last.event}", last.at)
+        self.note_death()
+
+    def note_death(self) -> None:
+        """Note that it has killed itself as it was ordered to, if nobody waited for it."""
+        order = self._order.kill_at
+        if order is not None and not self._noted and self.process.poll() == -signal.SIGKILL:
+            last = self.saw(*order)
+            self._note(f"kill {self.name} at {last.event}", last.at)
 
     def stop(self, timeout: float = 20.0) -> int:
         """Ask it to stop, and wait until it has; its exit code."""
@@ -118,6 +124,7 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
 
     def _note(self, what: str, at: float) -> None:
+        self._noted = True
         self._truth.broke(
             Break(
                 what=what,
@@ -143,7 +150,7 @@ class Crew:
         self._truth = truth
         self.dsn = dsn
         # Slots are lost here oftener than anybody would bear.
-        self._consumer = {"max_slot_losses": 10_000, **consumer}
+        self.settings = {"max_slot_losses": 10_000, **consumer}
         self.workers: list[Worker] = []
         self.max_attempts = 3
 
@@ -154,7 +161,7 @@ class Crew:
                 name=f"worker-{len(self.workers) + 1}",
                 dsn=dsn or self.dsn,
                 folder=str(self._truth.folder),
-                consumer=self._consumer | (consumer or {}),
+                consumer=self.settings | (consumer or {}),
                 max_attempts=self.max_attempts,
                 **order,
             ),

@@ -89,8 +89,17 @@ class Busy:
     """A producer that goes on in a thread during a block, whatever becomes of its server."""
 
     def __init__(
-        self, dsn: str, truth: Truth, *, name: str = "busy", seed: int = 1, pause: float = 0.01
+        self,
+        dsn: str,
+        truth: Truth,
+        *,
+        name: str = "busy",
+        seed: int = 1,
+        pause: float = 0.01,
+        failing: float = 0.07,
     ) -> None:
+        """``failing`` is the part of jobs that fail: most once, some twice, a few always."""
+        self._failing = failing
         self._dsn = dsn
         self._truth = truth
         self._producer = Producer(dsn, truth, name)
@@ -135,8 +144,8 @@ class Busy:
         return [self._body() for _ in range(self._random.choice((1, 1, 2, 5)))]
 
     def _body(self) -> Body:
-        chance = self._random.random()
-        fails = 9 if chance < 0.01 else 1 if chance < 0.05 else 2 if chance < 0.07 else 0
+        chance = self._random.random() / self._failing
+        fails = 9 if chance < 1 / 7 else 1 if chance < 5 / 7 else 2 if chance < 1 else 0
         return self._truth.plan(fails=fails, delayed=self._random.random() < 0.05)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.faults.audit import Audit, missing
 from tests.faults.crew import Crew
@@ -45,8 +46,15 @@ class Scene:
         )
         self._samples: list[Sample] = []
         self.ordered = True
+        self.ordering: Ordering = "none"
         self.slot_is_believed = True
         """Whether its position says what is settled; not while it leaves jobs out."""
+
+    def order(self, ordering: Ordering, **consumer: Any) -> None:
+        """Have every consumer promise this about the jobs of one key, and hold it to that."""
+        self.ordering = ordering
+        self.ordered = ordering == "key"  # after a failure, strict order is another one
+        self.crew.settings |= {"ordering": ordering, **consumer}
 
     def put(self, count: int = 1, *, fails: int = 0, delayed: bool = False) -> list[Body]:
         """Commit jobs in one transaction."""
@@ -119,6 +127,9 @@ class Scene:
 
     def audit(self) -> Audit:
         """What happened."""
+        for worker in self.crew.workers:
+            worker.note_death()
+
         return Audit(
             self.truth.claims,
             self.truth.executions,
@@ -126,6 +137,7 @@ class Scene:
             dead=self.dead(),
             max_attempts=self.crew.max_attempts,
             ordered=self.ordered,
+            ordering=self.ordering,
             samples=self._samples if self.slot_is_believed else (),
             crashed={told.detail["id"] for told in self.crew.told("JobCrashed")},
             # Who was killed before it could tell had made one all the same.

@@ -14,6 +14,8 @@ from pgcdc_outbox.postgres.connection import connect
 from pgcdc_outbox.postgres.ledger.dead import DeadLetters, Selection
 from pgcdc_outbox.postgres.ledger.trail import encoded
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule, columns
+from pgcdc_outbox.postgres.producer.schedules.schedules import Schedules
 from pgcdc_outbox.postgres.queries import for_schema, query
 from pgcdc_outbox.postgres.report.lag import measure
 from pgcdc_outbox.postgres.report.status import overview
@@ -46,6 +48,8 @@ def execute(conninfo, name, parameters):
         return connection.execute(query(name, SCHEMA).encode(), parameters)
 
 
+DAILY = Schedule(name="daily", cron="0 0 * * *")
+
 # Now, for who says "consumer", "done" and "i" at the end of each row.
 CLOCK = {"offset_us": 946_684_800_000_000, "ends": b"\0\0\0\1c\0\0\0\4done\0\0\0\1i"}
 
@@ -59,6 +63,17 @@ def test_a_producer_can_enqueue_in_every_way(acting):
     expiry = {"expires_at_text": None, "time_to_live": 5}
     execute(producer, "enqueue_expiring", {**JOB, **expiry})
     execute(producer, "enqueue_later", {**JOB, **expiry, "run_at_text": None, "delay": 5})
+    once = {
+        **JOB,
+        **expiry,
+        "sequence": '"out ""box%".job_id',
+        "run_at_text": None,
+        "delay": 5,
+        "dedup_key": "k",
+        "dedup_for": 60,
+    }
+    execute(producer, "enqueue_once", once)
+    execute(producer, "replace_waiting", {**once, "earlier": 1})
     execute(producer, "take_ids", {"sequence": '"out ""box%".job_id', "count": 3})
     execute(producer, "enqueue_many_immediate", MANY)
     execute(producer, "enqueue_many_scheduled", {**MANY, "due_at_text": ["2030-01-01Z"]})
@@ -119,9 +134,22 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})
-    execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1]})
+    for _ in range(2):
+        execute(consumer, "add_traces", {**me, "ids": [1], "attempts": [1], "parked": [0]})
+
+    for name in ("held_keys", "unheld_keys", "orphaned_keys"):
+        execute(consumer, name, me)
+
+    fields = set(re.findall(r"%\((\w+)\)s", query("park", SCHEMA))) - set(me)
+    execute(consumer, "park", {**me, **{field: [] for field in fields}})
+    execute(consumer, "release_parked", {**me, "keys": [], "ids": [], "attempts": [], "limit": 1})
     execute(consumer, "may_replicate", {})
     execute(consumer, "promote", {**me, "limit": 1})
+    execute(consumer, "server_clock", {})
+    execute(consumer, "put_recurring", columns(DAILY, datetime(2026, 1, 1, tzinfo=UTC)))
+    execute(consumer, "next_recurring", {"limit": 1})
+    fired = ("names", "crons", "time_zones", "due_us", "next_us", "fired", "times_us")
+    execute(consumer, "fire_recurring", {field: [] for field in fired})
     execute(consumer, "find_slot", {"slot": "s"})
     execute(
         consumer,
@@ -148,7 +176,8 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     execute(consumer, "xact_status", {"xid": "3"})
     execute(consumer, "is_recorded", {**me, "id": 3, "attempt": 1})
     fields = set(re.findall(r"%\((\w+)\)s", query("record", SCHEMA))) - set(me)
-    execute(consumer, "record", {**me, **{field: [] for field in fields}, "instance": "i"})
+    alone = {"instance": "i", "holds": True}
+    execute(consumer, "record", {**me, **{field: [] for field in fields}, **alone})
     done = {"ids": [1], "attempts": [1], "topics": ["t"], "keys": [None]}
     execute(
         consumer,
@@ -190,6 +219,11 @@ def test_an_operator_sees_everything_and_decides_on_dead_letters(acting, owner):
     assert len(letters.discard(Selection(ids=(2,)))) == 1
     assert letters.purge(timedelta(0)) == 1
     assert letters.resolve_done(1, who="me") == ()
+    schedules = Schedules(operator, schema=SCHEMA)
+    schedules.put(DAILY)
+    assert [schedules.pause("daily"), schedules.resume("daily")] == [True, True]
+    assert [each.name for each in schedules.list()] == ["daily"]
+    assert schedules.remove("daily")
     assert migrate(operator, schema=SCHEMA) == []
 
 

@@ -342,3 +342,64 @@ async def test_partitions_of_parked_jobs_may_go(outbox: Outbox) -> None:
         await second.got(10)
 
     assert second.by_key["a"] == [(0, 2)] + [(n, 1) for n in range(1, 10)]
+
+
+async def test_a_job_that_was_noted_but_had_to_wait_is_not_blamed_for_a_crash(
+    outbox: Outbox,
+) -> None:
+    """A careful consumer died between its note and the look at the key: nothing was executed."""
+    outbox.put(range(3), key="a")
+    first, second, third = Failing({0: 1}), Failing({}), Failing({})
+    async with running(strict(outbox, first, retry=SLOW)):
+        await eventually_async(lambda: count_parked(outbox, 2))
+
+    (late,) = outbox.put([3], key="a")
+    outbox.rows(
+        "insert into started (consumer, id, attempt, instance) values ('default', %s, 1, 'dead')",
+        [late],
+    )
+    async with running(strict(outbox, second, retry=SLOW)):
+        await eventually_async(lambda: count_parked(outbox, 3))
+
+    assert outbox.value("select id from held_key") == outbox.value("select id from failed")
+    assert outbox.value("select count(*) from started") == 0
+    make_due(outbox)
+    async with running(strict(outbox, third)):
+        await third.got(4)
+
+    assert third.by_key["a"] == [(0, 2), (1, 1), (2, 1), (3, 1)]
+
+
+async def test_nobody_waits_for_a_job_that_was_done_just_before_a_crash(outbox: Outbox) -> None:
+    """Done was recorded, in the transaction of its effects; its followers were not let go."""
+    outbox.put(range(5), key="a")
+    first, second = Failing({0: 1}), Failing({})
+    async with running(strict(outbox, first, retry=SLOW)):
+        await eventually_async(lambda: count_parked(outbox, 4))
+
+    outbox.rows(
+        "with done as (delete from failed returning consumer, id) "
+        "insert into trace (consumer, id, attempt) select consumer, id, 2 from done"
+    )
+    async with running(strict(outbox, second)):
+        outbox.put([100], key="b")
+        await second.got(5)
+        await eventually_async(lambda: settled(outbox))
+
+    assert second.by_key["a"] == [(n, 1) for n in range(1, 5)]
+
+
+async def test_what_expires_while_it_waits_lets_the_next_go(outbox: Outbox) -> None:
+    outbox.put([0], key="a")
+    outbox.put([1], key="a", time_to_live=0.5)
+    outbox.put([2], key="a")
+    handler = Failing({0: 1})
+    async with running(strict(outbox, handler, retry=SLOW)):
+        await eventually_async(lambda: count_parked(outbox, 2))
+        outbox.rows("update parked set expires_at = now() where expires_at is not null")
+        make_due(outbox)
+        await handler.got(3)
+        await eventually_async(lambda: settled(outbox))
+
+    assert handler.by_key["a"] == [(0, 1), (0, 2), (2, 1)]
+    assert outbox.rows("select reason from dead_letter") == [("expired",)]

@@ -3,6 +3,7 @@
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,10 +23,20 @@ from pgcdc_outbox.cli.parameters import duration, header, moment
 @click.option("--header", "headers", type=header, multiple=True, metavar="NAME=VALUE")
 @click.option("--delay", type=duration, help="Not before this long from now.")
 @click.option("--run-at", type=moment, help="Not before this moment, ISO 8601.")
+@click.option("--expires-at", type=moment, help="Not started after this moment, ISO 8601.")
+@click.option("--time-to-live", type=duration, help="Not started later than this long after due.")
+@click.option("--dedup-key", help="Enqueue one job of this key, not several.")
+@click.option("--dedup-for", type=duration, help="How long the key is taken.  [default: 1h]")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["ignore", "replace", "error"]),
+    help="What to do when the key is taken.  [default: ignore]",
+)
 @click.option("--bytes", "raw", is_flag=True, help="The payload is bytes, not JSON.")
 @pass_options
 def command(
     options: Options,
+    /,
     payload: str | None,
     file: str | None,
     topic: str,
@@ -34,6 +45,7 @@ def command(
     delay: timedelta | None,
     run_at: datetime | None,
     raw: bool,
+    **others: Any,
 ) -> None:
     """Enqueue one job, and print its id.
 
@@ -47,12 +59,13 @@ def command(
 
     with Client(options.dsn, schema=options.schema) as client:
         job_id = client.enqueue(
-            body if raw else _json(body),
+            body if raw else read_json(body),
             topic=topic,
             key=key,
             headers=dict(headers) or None,
             delay=delay,
             run_at=run_at,
+            **others,
         )
 
     click.echo(job_id)
@@ -62,7 +75,8 @@ def _read(file: str) -> bytes:
     return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
 
 
-def _json(body: bytes) -> object:
+def read_json(body: bytes) -> object:
+    """The payload that somebody typed."""
     import msgspec
 
     try:

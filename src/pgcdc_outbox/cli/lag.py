@@ -76,6 +76,7 @@ def _show(lag: "Lag", thresholds: "Thresholds") -> None:
                     age(each.behind_seconds),
                     each.oldest_id,
                     each.failed,
+                    each.parked,
                     each.dead,
                 )
             )
@@ -90,6 +91,7 @@ def _show(lag: "Lag", thresholds: "Thresholds") -> None:
             "BEHIND",
             "OLDEST",
             "FAILED",
+            "PARKED",
             "DEAD",
         ]
         click.echo(table(header, rows))

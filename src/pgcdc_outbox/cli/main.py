@@ -23,10 +23,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "lag": ("lag", "Show how far each consumer is behind."),
     "doctor": ("doctor", "Check the setup, and say what mends it."),
     "maintain": ("maintain", "Make partitions ahead of time and drop settled ones."),
+    "schedule": ("schedule", "Add, list, pause, resume or remove schedules."),
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, resolve, discard or purge dead letters."),
     "jobs": ("jobs", "Show, list or cancel single jobs."),
     "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
+    "bench": ("bench", "Measure on your own database."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
 

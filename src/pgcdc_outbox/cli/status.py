@@ -44,6 +44,7 @@ def _jobs(counts: "Counts") -> str:
         ("immediate", f"{about}{counts.immediate} rows kept, settled or not"),
         ("scheduled", f"{counts.scheduled_due} due, {counts.scheduled} later"),
         ("failed", f"{counts.failed_due} due, {counts.failed} later"),
+        ("parked", f"{counts.parked} behind {counts.held_keys} keys"),
         ("dead", dead or "0"),
     ]
     return table(("JOBS", ""), rows)

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,6 +34,8 @@ from pgcdc_outbox.events import (
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.outcome import Dead, Snooze
 
+_NOTHING: Final = Batch()
+
 
 class Attempt(Struct, frozen=True, kw_only=True):
     """How a batch is executed: with which handler, judged by which policy."""
@@ -61,13 +63,29 @@ class Attempt(Struct, frozen=True, kw_only=True):
             failures = self._audited([failure], _no_call())
             await self._record(failures, feed)
             await self._finish(batch, failures, feed)
-        elif self.parking is None:
-            await self._run(batch, feed)
-        else:
-            await self._run_in_turn(batch, feed, self.parking)
+            return
 
-    async def bury(self, batch: Batch, feed: Feed) -> None:
-        """Judge jobs whose execution ended with its process; nothing is executed."""
+        while batch.jobs:
+            admitted, batch = await self._admit(batch, feed)
+            if admitted.jobs:
+                await self._run(admitted, feed)
+
+    async def bury(self, batch: Batch, feed: Feed) -> bool:
+        """Judge jobs whose execution ended with its process; nothing is executed.
+
+        Returns whether there were any: one whose key is held by another was not
+        executed, whatever was noted, and is parked.
+        """
+        found = False
+        while batch.jobs:
+            crashed, batch = await self._admit(batch, feed)
+            if crashed.jobs:
+                await self._bury(crashed, feed)
+                found = True
+
+        return found
+
+    async def _bury(self, batch: Batch, feed: Feed) -> None:
         failures = [judge_crash(job, self.policy, jitter=random.uniform) for job in batch.jobs]
         await self._record(self._audited(failures, _no_call()), feed)
         for job in batch.jobs:
@@ -105,11 +123,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
         feed.settle(batch)
         self.notice(BatchSettled(consumer=self.consumer, jobs=len(batch.jobs)))
 
-    async def _run_in_turn(self, batch: Batch, feed: Feed, parking: Parking) -> None:
-        while batch.jobs:
-            admitted, batch = await parking.admit(batch, feed)
-            if admitted.jobs:
-                await self._run(admitted, feed)
+    async def _admit(self, batch: Batch, feed: Feed) -> tuple[Batch, Batch]:
+        """What may run now, and what comes after that; the rest is parked."""
+        return (batch, _NOTHING) if self.parking is None else await self.parking.admit(batch, feed)
 
     async def _run(self, batch: Batch, feed: Feed) -> None:
         late = await self._late(batch, feed)

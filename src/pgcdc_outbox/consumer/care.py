@@ -149,9 +149,12 @@ class Care:
             return batch
 
         others = batch.part(lambda job: unfinished.get(job.id) != job.attempt)
-        await self._attempt.bury(crashed, self._feed)
+        found = await self._attempt.bury(crashed, self._feed)
         for job in crashed.jobs:
             unfinished.pop(job.id, None)
+
+        if not found:
+            return others
 
         await self._relax("a job was found that ends the process")
         await self._calm()

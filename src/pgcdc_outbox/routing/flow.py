@@ -103,7 +103,7 @@ class Flow:
                 raise
 
             left = [job for job, _ in rows if job.id not in errors]
-            errors |= self._raised(left, error)
+            errors |= _raised(left, error)
 
         return errors
 
@@ -140,21 +140,18 @@ class Flow:
             if not rows:
                 return
 
-    def _raised(self, jobs: Sequence[Job], error: BaseException) -> Errors:
-        """What an error of a whole call means for each of its jobs."""
-        if len(jobs) == 1:
-            return {jobs[0].id: told(error)}
-
-        if self.is_once and not isinstance(error, Done):
-            # None of them may run again to find out whose error it was.
-            return {job.id: told(error) for job in jobs}
-
-        return {job.id: Raised(error, len(jobs)) for job in jobs}
-
     async def _part(self, scope: Scope, effects: Effects) -> Scope:
         kinds = {kind for route in self.routes for kind in route.signature.connections}
         connections = {kind: await effects.connection(kind) for kind in kinds}
         return Scope(scope.unit, effects, connections)
+
+
+def _raised(jobs: Sequence[Job], error: BaseException) -> Errors:
+    """What an error of a whole call means for each of its jobs."""
+    if len(jobs) == 1:
+        return {jobs[0].id: told(error)}
+
+    return {job.id: Raised(error, len(jobs)) for job in jobs}
 
 
 def told(error: BaseException) -> Exception:

@@ -93,11 +93,12 @@ class Drain:
 
     async def _pass(self) -> None:
         """What a process of its own does from its start to its end."""
-        self._store.hold_still()
         consumer = self._consumer()
         self._script.stop = consumer.stop
         first = len(self._script.calls)
-        await consumer.run(once=True)
+        with self._store.standing_still():
+            await consumer.run(once=True)
+
         self._judge(first)
 
     def _judge(self, first: int) -> None:

@@ -1,6 +1,7 @@
 """The outbox of a test, as its own connection sees it; and the passing of time in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -58,9 +59,14 @@ class Store:
         """When the outbox was cleaned, by the server's clock, and what was travelled since."""
         return self._began + self.travelled
 
-    def hold_still(self) -> None:
-        """See to it that a consumer that starts now runs nothing because real time passed."""
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """See to it that a consumer that starts in it runs nothing because real time passed."""
         self._rows("testing_hold_still")
+        try:
+            yield
+        finally:
+            self._rows("testing_let_go")
 
     def travel(self, by: timedelta) -> None:
         """Let time pass for everything that waits for it."""

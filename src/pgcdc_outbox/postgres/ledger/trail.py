@@ -15,7 +15,7 @@ from pgcdc_outbox.postgres.sqlstate import ledger_error
 _DOING: Final = "write down what was executed"
 
 # COPY in binary form, as the manual has it: a signature, rows of fields that say their
-# length first, and an end. It costs the server and us less than half of what text costs.
+# length first, and an end.
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER: Final = struct.pack("!h", -1)
 _NULL: Final = struct.pack("!i", -1)

@@ -1,4 +1,4 @@
-"""Maintenance: partitions made ahead of time, and dropped when settled."""
+"""Maintenance: partitions made ahead of time and dropped when settled, old keys forgotten."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from psycopg import Connection
 from pgcdc_outbox.errors import OutboxError, SettingsError
 from pgcdc_outbox.postgres.connection import Row, check_conninfo, session
 from pgcdc_outbox.postgres.migrate import check_schema
+from pgcdc_outbox.postgres.partition.keys import forget_keys
 from pgcdc_outbox.postgres.partition.look_ahead import LookAhead
 from pgcdc_outbox.postgres.partition.partitions import check_interval
 from pgcdc_outbox.postgres.partition.retention import Kept, Retention
@@ -51,6 +52,8 @@ class Report(TableReport, frozen=True, kw_only=True):
 
     audit: TableReport = TableReport()
     """The same for the table of attempts."""
+    keys: int = 0
+    """Dedup keys forgotten, whose time was over."""
     busy: bool = False
     """Somebody else was at it, so that nothing was done."""
 
@@ -154,8 +157,9 @@ class Maintenance:
             audit = self._keep(
                 connection, turn, ATTEMPTS, _AUDIT_INTERVAL, _AUDIT_AHEAD, self._audit_retention
             )
+            keys = forget_keys(connection, self._schema)
 
-        return Report(**msgspec.structs.asdict(jobs), audit=audit)
+        return Report(**msgspec.structs.asdict(jobs), audit=audit, keys=keys)
 
     def _keep(
         self,

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pgcdc_outbox.codec import Codec, encoder
 from pgcdc_outbox.compression import Compression
 from pgcdc_outbox.errors import SettingsError
-from pgcdc_outbox.job import NewJob
+from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.postgres.migrate import check_schema
 from pgcdc_outbox.postgres.producer.enqueue import MAX_PAYLOAD_BYTES, check, check_limit, check_many
 from pgcdc_outbox.postgres.producer.handles.address import Address
@@ -61,6 +61,9 @@ class Client:
         delay: timedelta | float | None = None,
         expires_at: datetime | None = None,
         time_to_live: timedelta | float | None = None,
+        dedup_key: str | None = None,
+        dedup_for: timedelta | float | None = None,
+        on_duplicate: OnDuplicate | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -77,7 +80,15 @@ class Client:
         datetime, or ``time_to_live``, counted by the same clock from the moment
         when it may run, it is not started any more, but a dead letter.
 
-        Raises `JobInvalid` before anything is sent, `TransactionMissing` if
+        Of the jobs of a topic that have the same ``dedup_key``, one is enqueued
+        within ``dedup_for`` (an hour if not given). A later one is left out, and
+        the id of the first returned (``on_duplicate="ignore"``, the default); or
+        it takes the place of the first if that still waits for its time, and is
+        enqueued behind it otherwise ("replace"); or it is refused ("error"). Of
+        two transactions at once, the second waits for the first to end.
+
+        Raises `JobInvalid` before anything is sent, `JobDuplicate` if it is
+        refused because of its key, `TransactionMissing` if
         ``tx`` would commit the job on its own, and what the driver raises on
         ``tx``. Without ``tx``, raises `SourceUnavailable`, `SchemaBehind` or
         `PermissionMissing`; the first may leave open whether it was committed,
@@ -92,6 +103,9 @@ class Client:
             delay,
             expires_at,
             time_to_live,
+            dedup_key,
+            dedup_for,
+            on_duplicate,
             max_payload_bytes=self._limit,
             encode=self._encode,
         )
@@ -165,6 +179,9 @@ class AsyncClient:
         delay: timedelta | float | None = None,
         expires_at: datetime | None = None,
         time_to_live: timedelta | float | None = None,
+        dedup_key: str | None = None,
+        dedup_for: timedelta | float | None = None,
+        on_duplicate: OnDuplicate | None = None,
         tx: Any = None,
     ) -> int:
         """Enqueue one job, and return its id.
@@ -182,6 +199,9 @@ class AsyncClient:
             delay,
             expires_at,
             time_to_live,
+            dedup_key,
+            dedup_for,
+            on_duplicate,
             max_payload_bytes=self._limit,
             encode=self._encode,
         )

@@ -4,25 +4,34 @@ Pure: it reads no clock. What depends on the time is left to the server's.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from numbers import Real
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
 
 from pgcdc_outbox.codec import Encode
 from pgcdc_outbox.errors import JobInvalid, SettingsError
-from pgcdc_outbox.job import NewJob
+from pgcdc_outbox.job import NewJob, OnDuplicate
 from pgcdc_outbox.payload import encode as as_json
+from pgcdc_outbox.postgres.producer.moments import check_end, moment, seconds
 
 MAX_TOPIC_BYTES: Final = 255
 MAX_KEY_BYTES: Final = 1024
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
-MAX_DELAY: Final = timedelta(days=365_250)
+DEDUP_FOR: Final = timedelta(hours=1)
 
 # What the tables take at most.
 _TABLE_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
+
+
+class Once(Struct, frozen=True, gc=False):
+    """That a job is not to be enqueued twice."""
+
+    key: str
+    seconds: float
+    """How long the key is taken, from when it is enqueued."""
+    on_duplicate: OnDuplicate
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -42,6 +51,8 @@ class Row(Struct, frozen=True, gc=False):
     """In UTC."""
     time_to_live: float | None = None
     """Seconds from the moment when it may run, above zero."""
+    once: Once | None = None
+    """Whether a key stands for it."""
 
     @property
     def run_at_text(self) -> str | None:
@@ -68,6 +79,9 @@ def check(
     delay: timedelta | float | None = None,
     expires_at: datetime | None = None,
     time_to_live: timedelta | float | None = None,
+    dedup_key: str | None = None,
+    dedup_for: timedelta | float | None = None,
+    on_duplicate: OnDuplicate | None = None,
     *,
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     encode: Encode = as_json,
@@ -88,13 +102,14 @@ def check(
         )
 
     facts = _headers(headers) if headers is not None else None
+    once = _once(dedup_key, dedup_for, on_duplicate)
     if run_at is None and delay is None and expires_at is None and time_to_live is None:
-        return Row(topic, body, key, facts, content_type)
+        return Row(topic, body, key, facts, content_type, once=once)
 
-    start = _moment("run_at", run_at, "delay", delay)
-    end = _moment("expires_at", expires_at, "time_to_live", time_to_live)
-    _check_end(start, end, time_to_live)
-    return Row(topic, body, key, facts, content_type, *start, *end)
+    start = moment("run_at", run_at, "delay", delay)
+    end = moment("expires_at", expires_at, "time_to_live", time_to_live)
+    check_end(start, end, time_to_live)
+    return Row(topic, body, key, facts, content_type, *start, *end, once=once)
 
 
 def check_many(
@@ -127,6 +142,9 @@ def check_many(
                 job.delay,
                 job.expires_at,
                 job.time_to_live,
+                job.dedup_key,
+                job.dedup_for,
+                job.on_duplicate,
                 max_payload_bytes=max_payload_bytes,
                 encode=encode,
             )
@@ -190,61 +208,29 @@ def _headers(headers: Mapping[str, str]) -> str | None:
     return msgspec.json.encode(dict(headers)).decode() if headers else None
 
 
-Moment = tuple[datetime | None, float | None]
-"""An instant in UTC, or seconds; neither says nothing."""
+def _once(
+    key: str | None, duration: timedelta | float | None, on_duplicate: OnDuplicate | None
+) -> Once | None:
+    if key is None:
+        for field, value in (("dedup_for", duration), ("on_duplicate", on_duplicate)):
+            if value is not None:
+                raise JobInvalid(f"{field}: is given without dedup_key")
 
+        return None
 
-def _moment(
-    at_field: str, at: datetime | None, after_field: str, after: timedelta | float | None
-) -> Moment:
-    """A moment that may be given in two ways, and is given in one at most."""
-    if at is not None and after is not None:
-        raise JobInvalid(f"{at_field}, {after_field}: both are given", hint="Give one of them.")
+    _check_text("dedup_key", key, MAX_KEY_BYTES)
+    if not key:
+        raise JobInvalid("dedup_key: is empty", hint="Leave it out to enqueue in any case.")
 
-    return (
-        None if at is None else instant(at_field, at),
-        None if after is None else seconds(after_field, after),
-    )
-
-
-def _check_end(start: Moment, end: Moment, time_to_live: timedelta | float | None) -> None:
-    if time_to_live is not None and end[1] is None:
-        raise JobInvalid("time_to_live: is nothing", hint="Leave it out: the job never expires.")
-
-    if start[0] is not None and end[0] is not None and end[0] <= start[0]:
-        raise JobInvalid("expires_at: is not after run_at, so that the job would never run")
-
-
-def instant(field: str, at: datetime) -> datetime:
-    """The instant in UTC. Raises `JobInvalid`."""
-    if not isinstance(at, datetime):
-        raise JobInvalid(f"{field}: a {type(at).__name__} is given", hint="Give an aware datetime.")
-
-    if at.utcoffset() is None:
+    policy = "ignore" if on_duplicate is None else on_duplicate
+    if policy not in get_args(OnDuplicate):
         raise JobInvalid(
-            f"{field}: {at.isoformat()} has no time zone",
-            hint="Use datetime.now(UTC) + ..., or datetime(..., tzinfo=ZoneInfo('...')).",
+            f"on_duplicate: {policy!r:.80} is not known",
+            hint=f"Use one of {', '.join(get_args(OnDuplicate))}.",
         )
 
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise JobInvalid(f"{field}: {at.isoformat()} is out of range in UTC") from None
+    length = seconds("dedup_for", DEDUP_FOR if duration is None else duration)
+    if length is None:
+        raise JobInvalid("dedup_for: is nothing", hint="Leave it out for an hour.")
 
-
-def seconds(field: str, after: timedelta | float) -> float | None:
-    """Seconds above zero; None for zero. Raises `JobInvalid`."""
-    number = after.total_seconds() if isinstance(after, timedelta) else after
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise JobInvalid(
-            f"{field}: a {type(after).__name__} is given", hint="Give a timedelta, or seconds."
-        )
-
-    # NaN fails the comparison too. Compared before converting: a huge int would overflow.
-    if not 0 <= number <= MAX_DELAY.total_seconds():
-        raise JobInvalid(
-            f"{field}: {after!r:.80} is not within 0 and {MAX_DELAY.days} days",
-            hint="Give seconds that are finite and not negative; 0 means at once.",
-        )
-
-    return float(number) or None
+    return Once(key, length, policy)

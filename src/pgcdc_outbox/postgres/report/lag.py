@@ -38,6 +38,8 @@ class ConsumerLag(Struct, frozen=True, kw_only=True):
     behind_seconds: float
     """Its age; up to the interval of checkpoints too much."""
     failed: int
+    parked: int
+    """Jobs that wait until another of their key is done or dead."""
     dead: int
 
     def judge(self, thresholds: Thresholds) -> tuple[Level, str]:

@@ -26,6 +26,10 @@ class Counts(Struct, frozen=True, kw_only=True):
     scheduled_due: int
     failed: int
     failed_due: int
+    parked: int
+    """Jobs that wait until another of their key is done or dead."""
+    held_keys: int
+    """Keys for which that is so."""
     dead: dict[str, int]
     """By reason."""
 
@@ -97,6 +101,8 @@ def overview(conninfo: str, *, schema: str = "outbox") -> Overview:
             scheduled_due=counts["scheduled_due"],
             failed=counts["failed"],
             failed_due=counts["failed_due"],
+            parked=counts["parked"],
+            held_keys=counts["held_keys"],
             dead={row["reason"]: row["jobs"] for row in dead},
         ),
         default_rows=sum(row["rows"] for row in strays if row is not None),

@@ -31,6 +31,7 @@ select c.name as consumer, c.mode, c.slot, c.instance,
            else greatest(extract(epoch from clock_timestamp() - o.created_at), 0)
        end::float8 as behind_seconds,
        (select count(*) from :"schema".failed as f where f.consumer = c.name) as failed,
+       (select count(*) from :"schema".parked as p where p.consumer = c.name) as parked,
        (select count(*) from :"schema".dead_letter as d where d.consumer = c.name) as dead
 from :"schema".consumer as c
 left join :"schema".checkpoint as k on k.consumer = c.name

@@ -90,7 +90,7 @@ with fence as materialized (
 ), ended as (
     delete from :"schema".started as s
     using waiting as w
-    where s.consumer = w.consumer and s.id = w.id and s.attempt <= w.attempt
+    where s.consumer = w.consumer and s.id = w.id and s.attempt <= w.attempt and not s.once
 )
 select count(*) from fence;
 

@@ -172,3 +172,21 @@ alter table :"schema".:"parent" detach partition :"schema".:"partition"
 
 -- name: drop_table
 drop table :"schema".:"partition"
+
+-- name: forget_keys
+-- Dedup keys whose time is over, a batch of them. One that is being taken again is left.
+with due as materialized (
+    select topic, dedup_key
+    from :"schema".dedup
+    where until <= clock_timestamp()
+    order by until
+    limit %(limit)s
+    for update skip locked
+), forgotten as (
+    delete from :"schema".dedup as d
+    using due
+    where d.topic = due.topic and d.dedup_key = due.dedup_key
+    returning 1
+)
+select count(*) as keys
+from forgotten;

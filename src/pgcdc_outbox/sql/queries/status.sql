@@ -12,7 +12,9 @@ select (
        (select count(*) from :"schema".scheduled where due_at > clock_timestamp()) as scheduled,
        (select count(*) from :"schema".scheduled where due_at <= clock_timestamp()) as scheduled_due,
        (select count(*) from :"schema".failed where due_at > clock_timestamp()) as failed,
-       (select count(*) from :"schema".failed where due_at <= clock_timestamp()) as failed_due
+       (select count(*) from :"schema".failed where due_at <= clock_timestamp()) as failed_due,
+       (select count(*) from :"schema".parked) as parked,
+       (select count(*) from :"schema".held_key) as held_keys
 
 -- name: dead_by_reason
 select reason, count(*) as jobs

@@ -34,7 +34,8 @@ order by id
 
 -- name: testing_pending
 -- How many rows a consumer has to look at now: not passed by its position, or due. A row is
--- due when all the time that it was to wait was travelled: real time does not count.
+-- due when all the time that it was to wait was travelled: real time does not count. (But for
+-- a millisecond: both of its times were read from the clock, one after the other.)
 select (
     select count(*)
     from :"schema".immediate as i
@@ -42,9 +43,9 @@ select (
     where (i.consumer is null or i.consumer = %(consumer)s)
       and not pg_visible_in_snapshot(i.xid, coalesce(k.snapshot, '1:1:'))
 ) + (
-    select count(*) from :"schema".scheduled where due_at <= created_at
+    select count(*) from :"schema".scheduled where due_at <= created_at + interval '1 ms'
 ) + (
-    select count(*) from :"schema".failed where consumer = %(consumer)s and due_at <= failed_at
+    select count(*) from :"schema".failed where consumer = %(consumer)s and due_at <= failed_at + interval '1 ms'
 ) as jobs
 
 -- name: testing_next_due
@@ -60,15 +61,26 @@ from (
 
 -- name: testing_hold_still
 -- Before a consumer starts, which puts in line what is due by the real clock: what would be
--- so soon, and is not for the test, begins to wait anew.
+-- so soon, and is not for the test, is moved out of its way, with the time that it began to wait.
 with scheduled as (
     update :"schema".scheduled
-    set due_at = now() + (due_at - created_at), created_at = now()
-    where due_at > created_at and due_at < now() + interval '1 minute'
+    set due_at = due_at + interval '1 day', created_at = created_at + interval '1 day'
+    where due_at > created_at + interval '1 ms' and due_at < clock_timestamp() + interval '1 hour'
 )
 update :"schema".failed
-set due_at = now() + (due_at - failed_at), failed_at = now()
-where due_at > failed_at and due_at < now() + interval '1 minute'
+set due_at = due_at + interval '1 day', failed_at = failed_at + interval '1 day'
+where due_at > failed_at + interval '1 ms' and due_at < clock_timestamp() + interval '1 hour'
+
+-- name: testing_let_go
+-- Afterwards: nothing else began to wait in the future.
+with scheduled as (
+    update :"schema".scheduled
+    set due_at = due_at - interval '1 day', created_at = created_at - interval '1 day'
+    where created_at > clock_timestamp()
+)
+update :"schema".failed
+set due_at = due_at - interval '1 day', failed_at = failed_at - interval '1 day'
+where failed_at > clock_timestamp()
 
 -- name: testing_travel
 -- Time passes by moving what waits for it: there is no other clock than the server's.

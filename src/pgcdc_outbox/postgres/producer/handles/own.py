@@ -10,7 +10,13 @@ import os
 import select
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any
 
 import psycopg
@@ -37,7 +43,7 @@ class Kept:
 
     def insert(self, row: Row) -> int:
         """Insert and commit one row; its id."""
-        with self._lock, translating(), self._ready() as connection:
+        with self._lock, translating(), self._ready() as connection, _unit(connection, row):
             return PsycopgHandle(connection, self._schema).insert(row)
 
     def insert_many(self, rows: Sequence[Row]) -> list[int]:
@@ -97,7 +103,8 @@ class AsyncKept:
         """Insert and commit one row; its id."""
         async with self._lock, self._ready() as connection:
             with translating():
-                return await AsyncPsycopgHandle(connection, self._schema).insert(row)
+                async with _async_unit(connection, row):
+                    return await AsyncPsycopgHandle(connection, self._schema).insert(row)
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert and commit some rows, all or none; their ids, in the same order."""
@@ -203,6 +210,15 @@ class AsyncPooled:
 
     def __repr__(self) -> str:
         return type(self._pool).__name__
+
+
+def _unit(connection: Connection[Any], row: Row) -> AbstractContextManager[Any]:
+    """What one statement needs, or the several that a dedup key may take."""
+    return nullcontext() if row.once is None else connection.transaction()
+
+
+def _async_unit(connection: AsyncConnection[Any], row: Row) -> AbstractAsyncContextManager[Any]:
+    return nullcontext() if row.once is None else connection.transaction()
 
 
 @contextmanager

@@ -28,8 +28,8 @@ class Statement:
     def __init__(self, text: str, names: Sequence[str]) -> None:
         self.text = text
         self.names = tuple(names)
-        # Every statement has several parameters: this gives a tuple.
-        self.values_of: Callable[[object], tuple[Any, ...]] = attrgetter(*names)
+        # A statement that takes rows has several parameters: this gives a tuple.
+        self.values_of: Callable[[object], tuple[Any, ...]] = attrgetter(*names or ("names",))
 
     def values(self, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         """Arguments by name, in the order of the parameters."""
@@ -47,6 +47,8 @@ class Statements(Struct, frozen=True):
     take_ids: Statement
     many_immediate: Statement
     many_scheduled: Statement
+    once: Statement
+    replace: Statement
 
     def of(self, row: Row) -> Statement:
         """The statement that inserts this row."""
@@ -99,4 +101,6 @@ def _written(
         take_ids=statement("take_ids"),
         many_immediate=statement("enqueue_many_immediate"),
         many_scheduled=statement("enqueue_many_scheduled"),
+        once=statement("enqueue_once"),
+        replace=statement("replace_waiting"),
     )

@@ -1,13 +1,19 @@
 """The handle of asyncpg. It imports nothing of it: connections bring what is needed."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from pgcdc_outbox.errors import TransactionMissing
 from pgcdc_outbox.postgres.producer.enqueue import Row
 from pgcdc_outbox.postgres.producer.handles.copying import Copy, copies
+from pgcdc_outbox.postgres.producer.handles.once import (
+    Found,
+    has_keys,
+    insert_mixed_async,
+    insert_once_async,
+)
 from pgcdc_outbox.postgres.producer.handles.placing import place
-from pgcdc_outbox.postgres.producer.handles.statements import numbered
+from pgcdc_outbox.postgres.producer.handles.statements import Statement, numbered
 
 
 class AsyncpgHandle:
@@ -22,6 +28,9 @@ class AsyncpgHandle:
 
     async def insert(self, row: Row) -> int:
         """Insert one row; its id."""
+        if row.once is not None:
+            return await insert_once_async(row, self._statements, self._ask)
+
         statement = self._statements.of(row)
         found = await self._connection.fetchrow(statement.text, *statement.values_of(row))
         number: int = found[0]
@@ -29,6 +38,16 @@ class AsyncpgHandle:
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
+        if has_keys(rows):
+            return await insert_mixed_async(rows, self._statements, self._ask, self._copy)
+
+        return await self._copy(rows)
+
+    async def _ask(self, statement: Statement, arguments: Mapping[str, Any]) -> Found:
+        found: Found = await self._connection.fetchrow(statement.text, *statement.values(arguments))
+        return found
+
+    async def _copy(self, rows: Sequence[Row]) -> list[int]:
         take = self._statements.take_ids
         arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
         ids, clock_us = await self._connection.fetchrow(take.text, *arguments)

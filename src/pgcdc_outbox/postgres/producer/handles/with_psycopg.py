@@ -4,7 +4,7 @@ Each statement has a plain cursor of its own, so that neither the results of the
 caller's cursor nor a row factory get in the way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
@@ -14,8 +14,16 @@ from psycopg.rows import tuple_row
 from pgcdc_outbox.errors import TransactionMissing
 from pgcdc_outbox.postgres.producer.enqueue import Row
 from pgcdc_outbox.postgres.producer.handles.copying import copies
+from pgcdc_outbox.postgres.producer.handles.once import (
+    Found,
+    has_keys,
+    insert_mixed,
+    insert_mixed_async,
+    insert_once,
+    insert_once_async,
+)
 from pgcdc_outbox.postgres.producer.handles.placing import place
-from pgcdc_outbox.postgres.producer.handles.statements import formatted
+from pgcdc_outbox.postgres.producer.handles.statements import Statement, formatted
 
 
 class PsycopgHandle:
@@ -30,6 +38,9 @@ class PsycopgHandle:
 
     def insert(self, row: Row) -> int:
         """Insert one row; its id."""
+        if row.once is not None:
+            return insert_once(row, self._statements, self._ask)
+
         statement = self._statements.of(row)
         cursor = Cursor(self._connection, row_factory=tuple_row)
         found = cursor.execute(statement.text, statement.values_of(row)).fetchone()
@@ -37,6 +48,17 @@ class PsycopgHandle:
 
     def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
+        if has_keys(rows):
+            return insert_mixed(rows, self._statements, self._ask, self._copy)
+
+        return self._copy(rows)
+
+    def _ask(self, statement: Statement, arguments: Mapping[str, Any]) -> Found:
+        cursor = Cursor(self._connection, row_factory=tuple_row)
+        cursor.execute(statement.text, statement.values(arguments))
+        return None if cursor.description is None else cursor.fetchone()
+
+    def _copy(self, rows: Sequence[Row]) -> list[int]:
         take = self._statements.take_ids
         arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
         cursor = Cursor(self._connection, row_factory=tuple_row)
@@ -62,6 +84,9 @@ class AsyncPsycopgHandle:
 
     async def insert(self, row: Row) -> int:
         """Insert one row; its id."""
+        if row.once is not None:
+            return await insert_once_async(row, self._statements, self._ask)
+
         statement = self._statements.of(row)
         cursor = AsyncCursor(self._connection, row_factory=tuple_row)
         await cursor.execute(statement.text, statement.values_of(row))
@@ -69,6 +94,17 @@ class AsyncPsycopgHandle:
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
+        if has_keys(rows):
+            return await insert_mixed_async(rows, self._statements, self._ask, self._copy)
+
+        return await self._copy(rows)
+
+    async def _ask(self, statement: Statement, arguments: Mapping[str, Any]) -> Found:
+        cursor = AsyncCursor(self._connection, row_factory=tuple_row)
+        await cursor.execute(statement.text, statement.values(arguments))
+        return None if cursor.description is None else await cursor.fetchone()
+
+    async def _copy(self, rows: Sequence[Row]) -> list[int]:
         take = self._statements.take_ids
         arguments = take.values({"sequence": self._statements.sequence, "count": len(rows)})
         cursor = AsyncCursor(self._connection, row_factory=tuple_row)

@@ -4,7 +4,7 @@ Statements go through the session or connection itself, so that its autobegin,
 savepoints and events apply. Imported only once somebody hands one over.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
@@ -13,6 +13,14 @@ from sqlalchemy import TextClause, text
 
 from pgcdc_outbox.errors import JobInvalid, TransactionMissing
 from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.once import (
+    Found,
+    has_keys,
+    insert_mixed,
+    insert_mixed_async,
+    insert_once,
+    insert_once_async,
+)
 from pgcdc_outbox.postgres.producer.handles.placing import Placed, Placing, place
 from pgcdc_outbox.postgres.producer.handles.statements import Statement, Statements, named
 
@@ -30,6 +38,9 @@ class SqlalchemyHandle:
 
     def insert(self, row: Row) -> int:
         """Insert one row; its id."""
+        if row.once is not None:
+            return insert_once(row, self._statements, self._ask)
+
         statement = self._statements.of(row)
         number: int = self._executor.execute(
             _clause(statement), _arguments(statement, row)
@@ -38,6 +49,16 @@ class SqlalchemyHandle:
 
     def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
+        if has_keys(rows):
+            return insert_mixed(rows, self._statements, self._ask, self._insert_lists)
+
+        return self._insert_lists(rows)
+
+    def _ask(self, statement: Statement, arguments: Mapping[str, Any]) -> Found:
+        result = self._executor.execute(_clause(statement), _chosen(statement, arguments))
+        return tuple(result.one()) if result.returns_rows else None
+
+    def _insert_lists(self, rows: Sequence[Row]) -> list[int]:
         arguments = {"sequence": self._statements.sequence, "count": len(rows)}
         taken = self._executor.execute(_clause(self._statements.take_ids), arguments)
         placing = place(rows, *taken.one())
@@ -58,6 +79,9 @@ class AsyncSqlalchemyHandle:
 
     async def insert(self, row: Row) -> int:
         """Insert one row; its id."""
+        if row.once is not None:
+            return await insert_once_async(row, self._statements, self._ask)
+
         statement = self._statements.of(row)
         result = await self._executor.execute(_clause(statement), _arguments(statement, row))
         number: int = result.scalar_one()
@@ -65,6 +89,16 @@ class AsyncSqlalchemyHandle:
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
+        if has_keys(rows):
+            return await insert_mixed_async(rows, self._statements, self._ask, self._insert_lists)
+
+        return await self._insert_lists(rows)
+
+    async def _ask(self, statement: Statement, arguments: Mapping[str, Any]) -> Found:
+        result = await self._executor.execute(_clause(statement), _chosen(statement, arguments))
+        return tuple(result.one()) if result.returns_rows else None
+
+    async def _insert_lists(self, rows: Sequence[Row]) -> list[int]:
         arguments = {"sequence": self._statements.sequence, "count": len(rows)}
         taken = await self._executor.execute(_clause(self._statements.take_ids), arguments)
         placing = place(rows, *taken.one())
@@ -106,6 +140,10 @@ def _require_transaction(connection: Any) -> None:
 @lru_cache(maxsize=1024)
 def _clause(statement: Statement) -> TextClause:
     return text(statement.text)
+
+
+def _chosen(statement: Statement, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in statement.names}
 
 
 def _arguments(statement: Statement, row: Row) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""Draining, by everybody."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar
+
+from benchmarks.backlog import Backlog, backlog
+from benchmarks.case import Case, Contender, Point, Sample, Scale
+from benchmarks.cases.drain import TUNED, spelled
+from benchmarks.compare.peer import Peer
+from benchmarks.crew import drained
+from benchmarks.place import Place
+from benchmarks.task import Task
+
+PEERS = ("pgqueuer", "procrastinate")
+YARDSTICK = "psycopg2 replication cursor"
+
+
+class Peers(Case):
+    """Ours, a replication cursor with a parser written by hand, and other libraries."""
+
+    name = "peers"
+    title = "Draining a backlog, by several libraries"
+    unit = "jobs/s"
+    repetitions = 3
+    counted = (
+        "Jobs of forty bytes that were enqueued in bulk, over the time from the start of the "
+        "worker to the end of the last job; connecting is in the time of those that read the log. "
+        "Handlers are async and do nothing. The libraries claim rows and mark or delete them, "
+        "and so do more for a job; the replication cursor does nothing but parse, and loses what "
+        "the others keep."
+    )
+    durable = (
+        "Ours: the position, within a second. The libraries: each job's end, in their tables, as "
+        "they commit it. The replication cursor: what it confirmed once a second."
+    )
+    chosen: ClassVar[tuple[str, ...]] = PEERS
+
+    def points(self, place: Place, scale: Scale) -> Iterator[Point]:
+        jobs = scale.size(20_000, quick=200)
+        size = min(1000, jobs)
+        with backlog(place, jobs=jobs, size=size) as made:
+            yield Point(
+                name=f"{made.jobs:,} jobs",
+                yardstick=YARDSTICK,
+                contenders=[
+                    Contender(name=YARDSTICK, run=partial(_bare, place, made), settings=""),
+                    *(
+                        Contender(
+                            name="pgcdc-outbox, reading the log",
+                            run=partial(_ours, place, made, settings),
+                            settings=spelled(settings),
+                        )
+                        for settings in ({}, TUNED)
+                    ),
+                    *self._peers(place, made.jobs),
+                ],
+            )
+
+    def _peers(self, place: Place, jobs: int) -> Iterator[Contender]:
+        for peer in map(Peer, self.chosen):
+            for tuned in (False, True):
+                yield Contender(
+                    name=peer.version,
+                    run=partial(peer.run, place, jobs, tuned=tuned),
+                    settings="tuned" if tuned else "defaults",
+                )
+
+
+def _bare(place: Place, made: Backlog) -> Sample:
+    with made.copied_slot() as slot:
+        return drained(place, Task(dsn=made.dsn, jobs=made.jobs, reader="bare", slot=slot))
+
+
+def _ours(place: Place, made: Backlog, settings: dict[str, int]) -> Sample:
+    made.rewind()
+    return drained(place, made.task(settings=settings))
