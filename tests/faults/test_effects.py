@@ -2,6 +2,7 @@
 
 import os
 import random
+import secrets
 import signal
 import time
 from collections import Counter
@@ -12,10 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgcdc_outbox import Job
 from pgcdc_outbox.postgres.migrate import migrate
+from pgcdc_outbox.testing import PostgresServer
+from tests.effects import GATED, Effecting, Gate, effects, make_ledger, write
 from tests.faults.effecting import POINTS, TABLE, Task, start
-from tests.harness import Outbox, slot_of
-from tests.wait import eventually
+from tests.harness import Outbox, consumer, running, slot_of
+from tests.wait import eventually, eventually_async
 
 ROUNDS = 12
 MANY_ROUNDS = 110
@@ -202,3 +206,84 @@ def test_one_that_sleeps_while_another_takes_over_has_no_effects(stage: Stage, p
 def is_stopped(pid: int) -> bool:
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.any_version
+class TestServer:
+    """A server that crashes at the very commit, under a consumer that lives on."""
+
+    @pytest.fixture
+    def outbox(self, own_server: PostgresServer, mode: str) -> Iterator[Outbox]:
+        own_server.resume()
+        name = f"own_{secrets.token_hex(4)}"
+        dsn = own_server.create_database(name)
+        migrate(dsn)
+        outbox = Outbox(dsn, mode=mode)
+        make_ledger(outbox)
+        yield outbox
+        own_server.resume()
+        own_server.drop_database(name)
+
+    async def test_before_it(self, own_server: PostgresServer, outbox: Outbox) -> None:
+        """The commit has been asked for, and waits for a lock: it is rolled back."""
+        outbox.rows(GATED)
+        gate = Gate(outbox)
+        handler = Effecting()
+        async with running(consumer(outbox, handler)):
+            ids = outbox.put(range(3))
+            await gate.reached()
+            own_server.kill()
+            gate.open()
+            own_server.resume()
+            await eventually_async(lambda: has_effects(outbox, 3), 30)
+
+        # As a further attempt if it could be recorded, else as the same again.
+        assert [id_ for id_, _ in effects(outbox)] == ids
+        assert len(handler.ids) == 6
+
+    async def test_behind_it(self, own_server: PostgresServer, outbox: Outbox) -> None:
+        """It is on the disk, and waits for a standby that never was: it is done."""
+        database = outbox.value("select quote_ident(current_database())")
+        outbox.rows(f"alter database {database} set synchronous_commit = 'local'")
+        set_standby(own_server, "set synchronous_standby_names = 'nobody'", reload=True)
+
+        async def body(job: Job, connection: Any) -> None:
+            await connection.execute("set local synchronous_commit = 'on'")
+            await write(job, connection)
+
+        handler = Effecting(body)
+        async with running(consumer(outbox, handler)):
+            ids = outbox.put(range(3))
+            await eventually_async(lambda: waits_for_standby(outbox))
+            set_standby(own_server, "reset synchronous_standby_names", reload=False)
+            own_server.kill()
+            own_server.resume()
+            ids += outbox.put(["behind them"])
+            await eventually_async(lambda: has_effects(outbox, 4), 30)
+
+        assert effects(outbox) == [(i, 1) for i in ids]
+        assert handler.ids == ids
+
+
+def set_standby(server: PostgresServer, statement: str, *, reload: bool) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("set synchronous_commit = 'local'")
+        connection.execute(f"alter system {statement}".encode())
+        if reload:
+            connection.execute("select pg_reload_conf()")
+
+
+async def waits_for_standby(outbox: Outbox) -> bool:
+    return bool(
+        outbox.rows(
+            "select from pg_stat_activity "
+            "where datname = current_database() and wait_event = 'SyncRep' and query = 'commit'"
+        )
+    )
+
+
+async def has_effects(outbox: Outbox, count: int) -> bool:
+    try:
+        return len(effects(outbox)) == count
+    except psycopg.OperationalError:
+        return False
