@@ -90,6 +90,7 @@ class Backlog:
             copy_slot(connection, self._template(name), self._slots[name])
             connection.execute("delete from outbox.failed where consumer = %s", [name])
             connection.execute("delete from outbox.trace where consumer = %s", [name])
+            connection.execute("truncate outbox.attempt")
             connection.execute(
                 "update outbox.checkpoint set snapshot = %s, lsn = %s, flushed = %s, "
                 "target = null, target_lsn = null, cursor_xid = null, cursor_id = null "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from benchmarks.case import Case
+from benchmarks.cases.audit import Audit
 from benchmarks.cases.bulk import Bulk
 from benchmarks.cases.commits import Commits
 from benchmarks.cases.drain import Drain
@@ -17,4 +18,6 @@ from benchmarks.cases.storage import Storage
 MAIN: Final[tuple[type[Case], ...]] = (Drain, Poll, Idle, Steady, Enqueue, Bulk, Commits)
 """What is measured if nothing is named."""
 
-CASES: Final[Mapping[str, type[Case]]] = {case.name: case for case in (*MAIN, *GROWTH, Storage)}
+CASES: Final[Mapping[str, type[Case]]] = {
+    case.name: case for case in (*MAIN, *GROWTH, Storage, Audit)
+}

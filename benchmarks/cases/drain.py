@@ -23,7 +23,6 @@ OURS: tuple[tuple[str, Work, dict[str, Any]], ...] = (
     ("router, job by job", "routed", {}),
     ("router, job by job", "routed", TUNED),
     ("a tenth fails", "tenth fails", {}),
-    ("no-op, all audited", "nothing", {**TUNED, "audit": "all"}),
 )
 
 

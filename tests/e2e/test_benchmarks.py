@@ -82,7 +82,7 @@ def test_draining_has_a_command_of_its_own(tmp_path: Path) -> None:
     (result,) = Report.load(file).results
     assert [len(point.standings[0].samples) for point in result.points] == [1, 1]
     ratios = [s for point in result.points for s in point.standings if point.ratio(s)]
-    assert len(re.findall(r"\*\*\d+\.\d\d\*\*", printed)) == len(ratios) == 16
+    assert len(re.findall(r"\*\*\d+\.\d\d\*\*", printed)) == len(ratios) == 14
 
 
 def test_ours_and_the_replication_cursor_are_beside_the_peers() -> None:
