@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgcdc_outbox import Job
-from pgcdc_outbox.events import BatchSettled, ChoreFailed, Disconnected
+from pgcdc_outbox.events import BatchSettled, ChoreFailed, Disconnected, OutcomesRecorded
 from tests.effects import GATED, Effecting, Gate, effects, make_ledger, write
 from tests.harness import READING, Outbox, Watcher, consumer, running, streaming
 from tests.integration.test_effects import LATER
@@ -62,7 +62,7 @@ async def test_cut_off_and_committed_all_the_same(outbox: Outbox, gate: Gate) ->
 
     assert effects(outbox) == [(i, 1) for i in ids]
     assert handler.ids == ids
-    assert not watcher.of(Disconnected)
+    assert not watcher.of((Disconnected, OutcomesRecorded))
 
 
 async def test_cut_off_and_rolled_back(outbox: Outbox, gate: Gate) -> None:
