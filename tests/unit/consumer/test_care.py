@@ -247,7 +247,9 @@ async def test_what_was_to_run_once_is_put_aside_whoever_noted_it() -> None:
     register = FakeRegister(*notes, diary=diary)
 
     async with running(
-        orchestrator(FakeSource(feed), noting(diary), ledger=ledger, register=register)
+        orchestrator(
+            FakeSource(feed), noting(diary), ledger=ledger, register=register, batch_size=5
+        )
     ):
         await until(lambda: len(feed.settled) == 3)
 
