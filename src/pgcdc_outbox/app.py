@@ -1,21 +1,12 @@
-"""Composition: the one place where ports meet their adapters."""
+"""The consumer, as a program uses it."""
 
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 
 import anyio
 
-from pgcdc_outbox.consumer.attempt import Attempt
-from pgcdc_outbox.consumer.auditing import Auditing
-from pgcdc_outbox.consumer.consumer import Orchestrator
-from pgcdc_outbox.consumer.expiry import Expiry
 from pgcdc_outbox.consumer.handler import Handler
 from pgcdc_outbox.consumer.notice import Notice
-from pgcdc_outbox.consumer.parking import Clearing, Parking
-from pgcdc_outbox.consumer.ports import Chore, Observer, UserHandler
-from pgcdc_outbox.consumer.settlement import Settlement
+from pgcdc_outbox.consumer.ports import Observer, UserHandler
 from pgcdc_outbox.consumer.stop import Stop
 from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.core.retry import Policy, RetryPolicy
@@ -33,29 +24,15 @@ from pgcdc_outbox.parameters import (
     named,
     reading,
 )
-from pgcdc_outbox.postgres.clock import SessionClock
 from pgcdc_outbox.postgres.conninfo import of_environment
-from pgcdc_outbox.postgres.effects.desk import Desk
-from pgcdc_outbox.postgres.effects.units import PostgresUnits
-from pgcdc_outbox.postgres.ledger.ledger import PostgresLedger
-from pgcdc_outbox.postgres.ledger.parking import PostgresParkingLot
-from pgcdc_outbox.postgres.ledger.promote import Promotion
-from pgcdc_outbox.postgres.ledger.register import PostgresRegister
-from pgcdc_outbox.postgres.ledger.trail import PostgresTrail
-from pgcdc_outbox.postgres.names import INSTANCE_PREFIX
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
-from pgcdc_outbox.postgres.partition.upkeep import Upkeep
-from pgcdc_outbox.postgres.producer.schedules.firing import Firing
 from pgcdc_outbox.postgres.producer.schedules.schedule import Schedule
-from pgcdc_outbox.postgres.session import Session
 from pgcdc_outbox.postgres.source.reading import Mode
 from pgcdc_outbox.postgres.source.slot_loss import OnSlotLoss
-from pgcdc_outbox.postgres.source.source import PostgresSource
+from pgcdc_outbox.wiring import Plan, Wiring
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
-_PROMOTE_LIMIT = 1000
-_UPKEEP_SECONDS = 3600.0
 
 
 class Consumer:
@@ -152,38 +129,44 @@ class Consumer:
 
         self.name = named("name", name)
         self.schema = named("schema", schema)
-        self._conninfo = conninfo = of_environment() if conninfo is None else conninfo
-        self._notice = Notice([LogObserver()] if observers is None else observers)
-        self._limits = limits(
-            batch_size=batch_size,
-            batch_bytes=batch_bytes,
-            linger=linger,
-            concurrency=concurrency,
-            prefetch=prefetch,
-            prefetch_bytes=prefetch_bytes,
-            drain_timeout=drain_timeout,
-            ordering=ordering,
+        conninfo = of_environment() if conninfo is None else conninfo
+        self._plan = Plan(
+            conninfo=conninfo,
+            consumer=self.name,
+            schema=self.schema,
+            handler=self._handler,
+            policy=policy,
+            notice=Notice([LogObserver()] if observers is None else observers),
+            limits=limits(
+                batch_size=batch_size,
+                batch_bytes=batch_bytes,
+                linger=linger,
+                concurrency=concurrency,
+                prefetch=prefetch,
+                prefetch_bytes=prefetch_bytes,
+                drain_timeout=drain_timeout,
+                ordering=ordering,
+            ),
+            promote_interval=interval("promote_interval", promote_interval),
+            reading=reading(
+                mode=mode,
+                checkpoint_interval=checkpoint_interval,
+                poll_interval=poll_interval,
+                max_retained_wal=max_retained_wal,
+                on_slot_loss=on_slot_loss,
+                max_slot_losses=max_slot_losses,
+                takeover_grace=takeover_grace,
+                failover=failover,
+                shutdown_grace=shutdown_grace,
+                wal_sender_timeout=wal_sender_timeout,
+            ),
+            maintenance=(
+                Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
+            ),
+            audit=audit_level(audit),
+            schedules=declared(schedules),
+            redact=redact,
         )
-        self._policy = policy
-        self._promote_interval = interval("promote_interval", promote_interval)
-        self._reading = reading(
-            mode=mode,
-            checkpoint_interval=checkpoint_interval,
-            poll_interval=poll_interval,
-            max_retained_wal=max_retained_wal,
-            on_slot_loss=on_slot_loss,
-            max_slot_losses=max_slot_losses,
-            takeover_grace=takeover_grace,
-            failover=failover,
-            shutdown_grace=shutdown_grace,
-            wal_sender_timeout=wal_sender_timeout,
-        )
-        self._maintenance = (
-            Maintenance(conninfo, schema=schema) if maintenance is True else maintenance or None
-        )
-        self._audit = audit_level(audit)
-        self._schedules = declared(schedules)
-        self._redact = redact
         self._stop: Stop | None = None
 
     def __repr__(self) -> str:
@@ -201,36 +184,16 @@ class Consumer:
             raise SettingsError("run: this consumer is running already")
 
         self._stop = Stop()
-        instance = _instance(self.name)
-        writing, trail = self._session(instance), self._session(instance)
-        register = PostgresRegister(
-            writing, consumer=self.name, schema=self.schema, instance=instance
-        )
-        desk = self._desk(writing, register, instance)
+        wiring = Wiring(self._plan)
         try:
-            clock = SessionClock(writing)
-            promotion = self._promotion(clock)
-            firing = self._firing(writing)
             if once:
-                await firing.all()
-                await promotion.all()
+                await wiring.put_in_line()
 
-            keys = self._keys(writing)
-            chores: list[Chore] = [promotion, firing, *self._upkeep()]
-            if isinstance(keys, Parking):
-                chores.append(keys)
-
-            auditing = self._auditing(trail, clock, instance)
-            orchestrator = self._orchestrator(
-                writing, clock, register, desk, auditing, chores, keys
-            )
-            return await orchestrator.run(self._stop, once=once)
+            return await wiring.orchestrator.run(self._stop, once=once)
         finally:
             self._stop = None
-            writing.close()
-            trail.close()
             with anyio.CancelScope(shield=True):
-                await desk.close()
+                await wiring.close()
                 await self._handler.close()
 
     def stop(self) -> None:
@@ -240,137 +203,3 @@ class Consumer:
         """
         if self._stop is not None:
             self._stop.ask()
-
-    @property
-    def _prepares(self) -> bool:
-        # Who polls may be behind a pooler, where a prepared statement stays with a stranger.
-        return self._reading.mode != "polling"
-
-    def _session(self, instance: str) -> Session:
-        return Session(self._conninfo, name=instance, prepares=self._prepares)
-
-    def _desk(self, writing: Session, register: PostgresRegister, instance: str) -> Desk:
-        return Desk(
-            self._conninfo,
-            consumer=self.name,
-            schema=self.schema,
-            instance=instance,
-            prepares=self._prepares,
-            beside=writing,
-            register=register,
-            notice=self._notice,
-            holds_keys=self._is_strict,
-        )
-
-    def _orchestrator(
-        self,
-        writing: Session,
-        clock: SessionClock,
-        register: PostgresRegister,
-        desk: Desk,
-        auditing: Auditing | None,
-        chores: Sequence[Chore],
-        keys: Parking | Clearing,
-    ) -> Orchestrator:
-        source = PostgresSource(
-            self._conninfo,
-            consumer=self.name,
-            schema=self.schema,
-            instance=desk.instance,
-            reading=self._reading,
-            beside=writing,
-            notice=self._notice,
-        )
-        ledger = PostgresLedger(
-            writing,
-            consumer=self.name,
-            schema=self.schema,
-            instance=desk.instance,
-            holds_keys=self._is_strict,
-        )
-        settlement = Settlement(
-            consumer=self.name,
-            policy=self._policy,
-            ledger=ledger,
-            notice=self._notice,
-            redact=self._redact,
-        )
-        attempt = Attempt(
-            consumer=self.name,
-            handler=self._handler,
-            policy=self._policy,
-            ledger=ledger,
-            units=PostgresUnits(desk),
-            settlement=settlement,
-            parking=keys if isinstance(keys, Parking) else None,
-            expiry=Expiry(consumer=self.name, clock=clock, notice=self._notice),
-            notice=self._notice,
-            redact=self._redact,
-            audits_failures=self._audit != "none",
-            auditing=auditing,
-        )
-        return Orchestrator(
-            source,
-            attempt,
-            register,
-            limits=self._limits,
-            chores=chores,
-            notice=self._notice,
-            keys=keys,
-        )
-
-    @property
-    def _is_strict(self) -> bool:
-        return self._limits.ordering == "strict_key"
-
-    def _keys(self, session: Session) -> Parking | Clearing:
-        kind = Parking if self._is_strict else Clearing
-        lot = PostgresParkingLot(session, consumer=self.name, schema=self.schema)
-        return kind(lot, consumer=self.name, notice=self._notice)
-
-    def _auditing(self, session: Session, clock: SessionClock, instance: str) -> Auditing | None:
-        if self._audit != "all":
-            return None
-
-        trail = PostgresTrail(
-            session, clock=clock, consumer=self.name, schema=self.schema, instance=instance
-        )
-        return Auditing(trail, consumer=self.name, notice=self._notice)
-
-    def _upkeep(self) -> Sequence[Chore]:
-        if self._maintenance is None:
-            return ()
-
-        return (
-            Upkeep(
-                self._maintenance,
-                consumer=self.name,
-                interval=_UPKEEP_SECONDS,
-                notice=self._notice,
-            ),
-        )
-
-    def _firing(self, session: Session) -> Firing:
-        return Firing(
-            session,
-            consumer=self.name,
-            schema=self.schema,
-            declared=self._schedules,
-            notice=self._notice,
-        )
-
-    def _promotion(self, clock: SessionClock) -> Promotion:
-        return Promotion(
-            clock,
-            consumer=self.name,
-            schema=self.schema,
-            interval=self._promote_interval,
-            limit=_PROMOTE_LIMIT,
-            notice=self._notice,
-        )
-
-
-def _instance(name: str) -> str:
-    """Names this process in pg_stat_activity; cut to what the server keeps."""
-    mark = f"{os.getpid()}-{secrets.token_hex(2)}"
-    return f"{INSTANCE_PREFIX}{name[:16]}/{socket.gethostname()[:20]}-{mark}"[:63]
