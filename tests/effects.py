@@ -8,6 +8,7 @@ import psycopg
 from pgcdc_outbox import Job
 from pgcdc_outbox.consumer.ports import UnitOfWork
 from tests.harness import Outbox, Recorder
+from tests.wait import eventually_async
 
 Body = Callable[[Job, psycopg.AsyncConnection[Any]], Awaitable[Any]]
 
@@ -61,3 +62,38 @@ class Effecting(Recorder):
                 errors[job.id] = error
 
         return errors
+
+
+GATE = 42
+GATED = f"""
+create function public.wait_at_the_gate() returns trigger language plpgsql as $$
+begin
+    perform pg_advisory_xact_lock_shared({GATE});
+    return null;
+end $$;
+create constraint trigger gate after insert on public.effect deferrable initially deferred
+    for each row execute function public.wait_at_the_gate();
+"""
+WAITING = (
+    "select pid from pg_stat_activity where datname = current_database() "
+    "and query = 'commit' and wait_event = 'advisory'"
+)
+
+
+class Gate:
+    """A commit stops here until it is opened."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._connection = psycopg.connect(outbox.dsn, autocommit=True)
+        self._connection.execute("select pg_advisory_lock(%s)", [GATE])
+
+    async def reached(self) -> int:
+        """Wait until a commit has come here; the pid of its server process."""
+        return int((await eventually_async(self._look))[0][0])
+
+    async def _look(self) -> list[Any]:
+        return self._outbox.rows(WAITING)
+
+    def open(self) -> None:
+        self._connection.close()

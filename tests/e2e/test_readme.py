@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FRONT = ROOT / "README.md"
 EXAMPLES = ROOT / "examples" / "README.md"
+EFFECTS = DOCS / "effects.md"
 PAGES = [FRONT, EXAMPLES, *sorted(DOCS.rglob("*.md"))]
 LINKING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 
@@ -249,6 +251,18 @@ def test_the_readme_delivers_what_it_enqueues(reader: Reader) -> None:
 def test_the_example_writes_its_mail_once(reader: Reader) -> None:
     reader.follow_page()
     assert reader.rows("select address from mail") == [("a@example.org",)]
+
+
+@pytest.mark.parametrize("reader", [EFFECTS], ids=_named, indirect=True)
+def test_the_effects_of_the_page_are_there(reader: Reader) -> None:
+    reader.follow_page()
+    assert reader.rows("select id, total from orders where total > 1 order by id") == [
+        (42, Decimal("13.5")),
+        (43, Decimal(7)),
+    ]
+    assert reader.rows("select payload from outbox.dead_letter where reason = 'in_doubt'") == [
+        (b'{"id":44}',)
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)

@@ -4,51 +4,16 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from pgcdc_outbox import Job
-from pgcdc_outbox.events import BatchSettled, ChoreFailed, Disconnected
-from tests.effects import Effecting, effects, make_ledger, write
+from pgcdc_outbox.events import BatchSettled, ChoreFailed, Disconnected, OutcomesRecorded
+from tests.effects import GATED, Effecting, Gate, effects, make_ledger, write
 from tests.harness import READING, Outbox, Watcher, consumer, running, streaming
 from tests.integration.test_effects import LATER
 from tests.wait import eventually_async
 
 IN_BOTH_MODES = True
-
-GATE = 42
-GATED = f"""
-create function public.wait_at_the_gate() returns trigger language plpgsql as $$
-begin
-    perform pg_advisory_xact_lock_shared({GATE});
-    return null;
-end $$;
-create constraint trigger gate after insert on public.effect deferrable initially deferred
-    for each row execute function public.wait_at_the_gate();
-"""
-WAITING = (
-    "select pid from pg_stat_activity where datname = current_database() "
-    "and query = 'commit' and wait_event = 'advisory'"
-)
-
-
-class Gate:
-    """A commit stops here until it is opened."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._connection = psycopg.connect(outbox.dsn, autocommit=True)
-        self._connection.execute("select pg_advisory_lock(%s)", [GATE])
-
-    async def reached(self) -> int:
-        """Wait until a commit has come here; the pid of its server process."""
-        return int((await eventually_async(self._look))[0][0])
-
-    async def _look(self) -> list[Any]:
-        return self._outbox.rows(WAITING)
-
-    def open(self) -> None:
-        self._connection.close()
 
 
 @pytest.fixture
@@ -97,7 +62,7 @@ async def test_cut_off_and_committed_all_the_same(outbox: Outbox, gate: Gate) ->
 
     assert effects(outbox) == [(i, 1) for i in ids]
     assert handler.ids == ids
-    assert not watcher.of(Disconnected)
+    assert not watcher.of((Disconnected, OutcomesRecorded))
 
 
 async def test_cut_off_and_rolled_back(outbox: Outbox, gate: Gate) -> None:

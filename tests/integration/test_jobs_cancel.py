@@ -6,11 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from pgcdc_outbox import Dead, Job, Jobs, Retry
 from pgcdc_outbox.postgres.jobs.cancelling import Cancelling
+from pgcdc_outbox.postgres.queries import query
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.wait import eventually
 
 IN_BOTH_MODES = True
 
@@ -212,3 +215,36 @@ async def test_against_promotion_from_many_threads(outbox: Outbox) -> None:
     assert 0 < len(cancelled) < len(wanted)
     assert cancelled & set(recorder.ids) == set()
     assert cancelled | set(recorder.ids) == set(wanted)
+
+
+async def test_whoever_comes_while_it_is_promoted_waits_and_hears_false(outbox: Outbox) -> None:
+    (failed,) = outbox.put([1])
+    await once(outbox, Recorder(retrying))
+    (scheduled,) = outbox.put([1], delay=LONG)
+    outbox.rows("update scheduled set due_at = clock_timestamp() - interval '1 second'")
+    outbox.rows("update failed set due_at = clock_timestamp() - interval '1 second'")
+    with ThreadPoolExecutor(2) as pool, psycopg.connect(outbox.dsn) as promoting:
+        promoting.execute(
+            query("promote", outbox.schema).encode(), {"consumer": "default", "limit": 10}
+        )
+        answers = [pool.submit(cancel, outbox, id_) for id_ in (failed, scheduled)]
+        eventually(lambda: _waiting(outbox) == 2)
+        promoting.commit()
+        for answer in answers:
+            result = answer.result()
+            assert not result.cancelled
+            assert "in line" in result.reason
+
+    assert outbox.value("select count(*) from trace where attempt > 1") == 0
+    recorder = Recorder()
+    await once(outbox, recorder)
+    assert sorted(recorder.ids) == [failed, scheduled]
+
+
+def _waiting(outbox: Outbox) -> int:
+    return int(
+        outbox.value(
+            "select count(*) from pg_stat_activity "
+            "where wait_event_type = 'Lock' and datname = current_database()"
+        )
+    )

@@ -102,11 +102,14 @@ def unavailable(state: str, text: str) -> SourceUnavailable:
 
 
 def ledger_error(error: OutboxError) -> OutboxError:
-    """The same error, as the ledger tells it: transient trouble leaves the batch unacknowledged."""
+    """The same error, as the ledger tells it: transient trouble leaves the batch unacknowledged.
+
+    One that does not pass is raised here, as it is: from itself it would be its own cause.
+    """
     if isinstance(error, SourceUnavailable):
         return LedgerUnavailable(str(error))
 
-    return error
+    raise error
 
 
 def _is_lost(error: psycopg.Error) -> bool:

@@ -239,6 +239,24 @@ async def test_what_this_process_noted_in_an_earlier_hold_killed_nobody() -> Non
     assert ledger.failures == []
 
 
+async def test_what_was_to_run_once_is_put_aside_whoever_noted_it() -> None:
+    """Also this process itself; and the note stays until that is recorded."""
+    diary = Diary()
+    feed, ledger = FakeFeed(jobs(3)), FakeLedger(diary=diary)
+    notes = [Started(id=i, attempt=1, ours=i == 1, once=True) for i in (1, 2)]
+    register = FakeRegister(*notes, diary=diary)
+
+    async with running(
+        orchestrator(
+            FakeSource(feed), noting(diary), ledger=ledger, register=register, batch_size=5
+        )
+    ):
+        await until(lambda: len(feed.settled) == 3)
+
+    assert diary[:2] == ["record [1, 2]", "handle [3]"]
+    assert [failure.fate.reason for failure in ledger.failures] == ["in_doubt"] * 2
+
+
 async def test_a_suspect_is_noted_alone_and_forgotten_at_once() -> None:
     diary = Diary()
     feed, register = FakeFeed([SUSPECT, job(2), job(3)]), FakeRegister(diary=diary)
