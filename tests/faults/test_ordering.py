@@ -31,13 +31,13 @@ KILLS = {
 
 
 @contextmanager
-def keys(scene: Scene, count: int = 3, *, failing: float = 0.15) -> Iterator[None]:
+def keys(scene: Scene, count: int = 3, *, failing: float = 0.08) -> Iterator[None]:
     """Producers of a key each, and somebody who watches the slot."""
     with ExitStack() as stack:
         stack.enter_context(scene.watched())
         for n in range(count):
             stack.enter_context(
-                Busy(scene.dsn, scene.truth, name=f"k{n}", seed=n, pause=0.02, failing=failing)
+                Busy(scene.dsn, scene.truth, name=f"k{n}", seed=n, pause=0.1, failing=failing)
             )
 
         yield

@@ -222,7 +222,7 @@ def test_the_overview(connection, database):
     Maintenance(database, ahead=2).once()
     after = overview(database)
 
-    assert (before.migration, before.pending) == (2, 0)
+    assert (before.migration, before.pending) == (3, 0)
     assert (before.counts.immediate, before.counts.immediate_is_exact) == (1, True)
     assert (before.counts.scheduled, before.counts.scheduled_due) == (1, 1)
     assert before.counts.dead == {"exhausted": 4}
