@@ -4,33 +4,27 @@ import random
 import time
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from pgcdc_outbox.consumer.auditing import Auditing
+from pgcdc_outbox.consumer.calling import call_handler
 from pgcdc_outbox.consumer.durably import durably
 from pgcdc_outbox.consumer.expiry import Expiry
-from pgcdc_outbox.consumer.handler import Handler, was_cancelled
-from pgcdc_outbox.consumer.notice import Notice
+from pgcdc_outbox.consumer.handler import Handler
+from pgcdc_outbox.consumer.notice import Notice, tell_failures
 from pgcdc_outbox.consumer.parking import Parking
 from pgcdc_outbox.consumer.ports import Feed, Ledger, Unit, Units
 from pgcdc_outbox.consumer.settlement import Settlement
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.call import Call, Execution
 from pgcdc_outbox.core.crash import Started, judge_crash
-from pgcdc_outbox.core.once import judge_once, judge_unfinished
+from pgcdc_outbox.core.once import judge_unfinished
 from pgcdc_outbox.core.retry import UNDECODABLE, Policy
-from pgcdc_outbox.core.verdict import Failure, Redact, bounded, judge, judge_raised, read
-from pgcdc_outbox.events import (
-    BatchHandled,
-    BatchSettled,
-    BatchStarted,
-    JobCrashed,
-    JobDead,
-    OutcomesRecorded,
-)
+from pgcdc_outbox.core.verdict import Failure, Redact, bounded
+from pgcdc_outbox.events import BatchHandled, BatchSettled, BatchStarted, JobCrashed
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.outcome import Dead, Snooze
 
@@ -166,7 +160,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
                 unit, failures, executed=executed, epoch=feed.epoch
             )
             if recorded:
-                self._tell(failures)
+                tell_failures(failures, consumer=self.consumer, notice=self.notice)
                 written = {**unit.jobs, **unit.once}
                 return failures, self._unwritten(jobs, call, failures, written)
 
@@ -205,34 +199,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
     async def _handle(
         self, jobs: Sequence[Job], unit: Unit | None
     ) -> tuple[Call, Sequence[Failure]]:
-        began = time.perf_counter()
-        errors: Mapping[int, BaseException]
-        failures: Sequence[Failure]
-        try:
-            errors = read(await self._call(jobs, unit), jobs)
-        except BaseException as error:
-            # SystemExit and its like are failures of a job here: one bad job must
-            # not end the consumer. Only our own cancellation goes through.
-            if was_cancelled(error):
-                raise
-
-            errors = dict.fromkeys((job.id for job in jobs), error)
-            failures = judge_raised(
-                jobs, error, self.policy, jitter=random.uniform, redact=self.redact
-            )
-            if unit is not None and failures:
-                await unit.undo()
-        else:
-            failures = (
-                judge(jobs, errors, self.policy, jitter=random.uniform, redact=self.redact)
-                if errors
-                else []
-            )
-
-        call = Call(began, time.perf_counter() - began)
-        if unit is not None and unit.once:
-            failures = judge_once(failures, unit.once, errors)
-
+        call, failures = await call_handler(
+            self.handler, jobs, unit, policy=self.policy, redact=self.redact
+        )
         self.notice(
             BatchHandled(
                 consumer=self.consumer,
@@ -243,9 +212,6 @@ class Attempt(Struct, frozen=True, kw_only=True):
         )
         return call, self._audited(failures, call)
 
-    async def _call(self, jobs: Sequence[Job], unit: Unit | None) -> Any:
-        return await (self.handler(jobs) if unit is None else self.handler.execute(jobs, unit))
-
     async def _record(self, failures: Sequence[Failure], feed: Feed) -> None:
         await durably(
             lambda: self.ledger.record(failures, epoch=feed.epoch),
@@ -253,32 +219,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
             consumer=self.consumer,
             notice=self.notice,
         )
-        self._tell(failures)
-
-    def _tell(self, failures: Sequence[Failure]) -> None:
-        """Tell observers of failures that are recorded."""
-        if not failures:
-            return
-
-        dead = [failure for failure in failures if isinstance(failure.fate, Dead)]
-        snoozed = sum(isinstance(failure.fate, Snooze) for failure in failures)
-        self.notice(
-            OutcomesRecorded(
-                consumer=self.consumer,
-                retried=len(failures) - len(dead) - snoozed,
-                dead=len(dead),
-                snoozed=snoozed,
-            )
-        )
-        for failure in dead:
-            self.notice(
-                JobDead(
-                    consumer=self.consumer,
-                    id=failure.job.id,
-                    topic=failure.job.topic,
-                    reason=str(failure.fate),
-                )
-            )
+        tell_failures(failures, consumer=self.consumer, notice=self.notice)
 
 
 def _no_call() -> Call:
