@@ -15,6 +15,9 @@ from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Handle, Table
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 
 def alone(outbox: str, payload: Any, **options: Any) -> int:
     """Enqueue a job by a client of its own; its id."""

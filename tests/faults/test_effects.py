@@ -21,6 +21,9 @@ from tests.faults.effecting import POINTS, TABLE, Task, start
 from tests.harness import Outbox, consumer, running, slot_of
 from tests.wait import eventually, eventually_async
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ROUNDS = 12
 MANY_ROUNDS = 110
 LONGEST_LIFE = 0.6

@@ -15,6 +15,9 @@ from pgcdc_outbox.core.lanes import Ordering
 from tests.faults.producers import Busy
 from tests.faults.scene import Scene
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ORDERINGS: tuple[Ordering, ...] = ("key", "strict_key")
 
 KILLS = {

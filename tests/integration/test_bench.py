@@ -17,6 +17,9 @@ from pgcdc_outbox.bench.room import room
 from pgcdc_outbox.cli.main import cli
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = ["--jobs", "300", "--commits", "20", "--samples", "10"]
 

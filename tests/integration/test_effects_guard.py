@@ -16,6 +16,9 @@ from tests.effects import Effecting, effects, make_ledger, write
 from tests.harness import Outbox, consumer
 from tests.integration.test_effects import LATER
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 Async = psycopg.AsyncConnection[Any]
 Sync = psycopg.Connection[Any]
 

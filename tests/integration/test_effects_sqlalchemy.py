@@ -17,6 +17,9 @@ from tests.effects import Effecting
 from tests.harness import Outbox, consumer
 from tests.integration.test_effects import LATER
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 
 class Base(DeclarativeBase):
     pass

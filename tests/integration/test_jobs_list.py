@@ -9,6 +9,9 @@ from pgcdc_outbox import Dead, Jobs, Maintenance, Retry
 from pgcdc_outbox.errors import SettingsError
 from tests.harness import Outbox, Recorder, consumer, running
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 LONG = 3600.0
 
 

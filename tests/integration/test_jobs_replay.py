@@ -11,6 +11,9 @@ from pgcdc_outbox.errors import ReplayIncomplete, SettingsError
 from pgcdc_outbox.postgres.jobs.replaying import Replayed
 from tests.harness import Outbox, Recorder, consumer
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 LONG = 3600.0

@@ -13,6 +13,9 @@ from pgcdc_outbox.postgres.jobs.standing import Standing
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 LONG = 3600.0

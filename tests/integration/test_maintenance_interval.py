@@ -9,6 +9,9 @@ from psycopg import sql
 
 from tests.maintained import maintained, set_clock
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 QUARTER, HOUR, DAY = timedelta(minutes=15), timedelta(hours=1), timedelta(days=1)
 INTERVALS = [QUARTER, timedelta(minutes=90), HOUR, 6 * HOUR, DAY, 7 * DAY, 31 * DAY]
 

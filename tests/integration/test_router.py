@@ -16,6 +16,9 @@ from pgcdc_outbox.events import JobDead
 from tests.harness import QUICK, Outbox, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 

@@ -11,6 +11,9 @@ from tests.effects import effects, make_ledger
 from tests.harness import Outbox, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 INSERT = "insert into public.effect (id, attempt) values ({}, {})"

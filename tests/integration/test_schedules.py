@@ -21,6 +21,9 @@ from pgcdc_outbox.postgres.producer.schedules.firing import Firing
 from pgcdc_outbox.postgres.session import Session
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 SECONDLY = Schedule(name="tick", cron="* * * * * *", payload={"n": 1}, topic="t")

@@ -13,6 +13,9 @@ from pgcdc_outbox.events import JobsParked, JobsReleased, OrderGivenUp, Standing
 from tests.harness import QUICK, Outbox, Recorder, Watcher, consumer, running, streaming
 from tests.wait import eventually_async
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 IN_BOTH_MODES = True
 
 SLOW = RetryPolicy(max_attempts=3, first_delay=60, max_delay=60, jitter=0)

@@ -7,6 +7,9 @@ from pgcdc_outbox.testing import NotClean, Outbox, cleaning
 from tests.harness import Outbox as Harnessed
 from tests.harness import Recorder, Watcher, consumer, streaming
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

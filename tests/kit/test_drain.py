@@ -9,6 +9,9 @@ from pgcdc_outbox import Client, Dead, NewJob, Retry, RetryPolicy
 from pgcdc_outbox.errors import HandlerInvalid, SettingsError
 from pgcdc_outbox.testing import DrainTimeout, Outbox
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ONCE = RetryPolicy(max_attempts=1)
 AT_ONCE = RetryPolicy(max_attempts=3, first_delay=0)
 

@@ -14,6 +14,9 @@ from pgcdc_outbox.errors import JobInvalid, TransactionMissing
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.testing import Outbox
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 ODD = 'odd "name:x%s'
 
 

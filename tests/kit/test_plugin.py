@@ -9,6 +9,9 @@ import pytest
 
 from pgcdc_outbox.testing import plugin
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,9 @@ from pgcdc_outbox.outcome import Retry, Snooze
 from pgcdc_outbox.testing import Outbox
 from tests.wait import eventually
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 HOUR = timedelta(hours=1)
 
 

@@ -10,6 +10,9 @@ from pgcdc_outbox.cli.main import cli
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 
+# What it is about does not depend on the version of the server.
+pytestmark = pytest.mark.any_version
+
 PASSWORD = "hunter2-äöü"
 
 
