@@ -88,10 +88,8 @@ async def test_an_outcome_that_is_returned_keeps_what_was_done(outbox: Outbox) -
         await write(job, connection)
         return Dead("enough") if job.attempt == 2 else Retry(0)
 
-    handler = Effecting(body)
-    await run_once(outbox, handler)
-    assert effects(outbox) == [(id_, 1)]
-    await run_once(outbox, handler)
+    async with running(consumer(outbox, Effecting(body))):
+        await eventually_async(lambda: _has(outbox, "dead_letter", 1))
 
     assert effects(outbox) == [(id_, 1), (id_, 2)]
     assert outbox.rows("select id, reason from dead_letter") == [(id_, "enough")]
