@@ -74,6 +74,7 @@ def test_every_plot_is_an_image(kept: Path) -> None:
         assert "nan" not in texts
 
 
+@pytest.mark.slow
 def test_draining_has_a_command_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "drain.json"
     printed = run("benchmarks.drain", "1000", "1", "--quick", f"--json={file}")
@@ -85,6 +86,7 @@ def test_draining_has_a_command_of_its_own(tmp_path: Path) -> None:
     assert len(re.findall(r"\*\*\d+\.\d\d\*\*", printed)) == len(ratios) == 14
 
 
+@pytest.mark.slow
 def test_ours_and_the_replication_cursor_are_beside_the_peers() -> None:
     """What the peers themselves do needs a package index, and is not tried here."""
 

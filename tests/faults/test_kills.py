@@ -66,6 +66,10 @@ ELSEWHERE = {
     "CarefulEnded": "test_crashes.py kills it again and again",
     "JobCrashed": "test_crashes.py kills it again and again",
     "PredecessorEnded": "the one that it ends was killed already",
+    "JobsParked": "test_ordering.py kills at it, where the order is strict",
+    "JobsReleased": "test_ordering.py kills at it, where the order is strict",
+    "OrderGivenUp": "told at a start, before anything runs",
+    "SchedulesFired": "one statement, of which test_schedules.py runs five at once",
     "ServerDraining": "the server is about to end, and test_server_deaths.py ends both",
 }
 """Events of a life that is not ordinary, and where it ends otherwise."""

@@ -191,7 +191,7 @@ def test_a_publication_spoiled_and_mended_at_once(scene: Scene, spoil: str, mend
             between = scene.put(5)
             scene.outbox.rows(mend)
             scene.put(1)
-            scene.handled(between, timeout=5)
+            scene.handled(between)
 
     scene.conclude()
 

@@ -111,7 +111,7 @@ def test_an_interruption_leaves_nothing(database, number):
     try:
         eventually(lambda: len(left(database)) == 3)
         process.send_signal(number)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     finally:
         process.kill()
         process.wait()

@@ -172,7 +172,7 @@ def test_interrupted_it_exits_with_130_and_says_nothing(shell):
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
 
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == b""
 
@@ -216,7 +216,9 @@ def test_migrate(database):
     shell = Shell(database)
 
     assert "0001 create_outbox  pending" in shell("migrate", "--status").stdout
-    assert shell("migrate").stdout == "applied 0001 create_outbox\napplied 0002 survive_crashes\n"
+    assert shell("migrate").stdout == (
+        "applied 0001 create_outbox\napplied 0002 survive_crashes\napplied 0003 know_each_job\n"
+    )
     assert shell("migrate").stdout == "schema outbox is up to date\n"
     assert "0001 create_outbox  applied" in shell("migrate", "--status").stdout
 
@@ -261,7 +263,7 @@ def test_status(shell):
 
     text = shell("status")
     assert text.exit_code == 0
-    assert "schema outbox: migration 2, up to date" in text.stdout
+    assert "schema outbox: migration 3, up to date" in text.stdout
     assert "immediate_default" in text.stdout
     assert json.loads(shell("status", "--format", "json").stdout)["counts"]["immediate"] == 1
 

@@ -17,7 +17,7 @@ from pgcdc_outbox.errors import OutboxError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "migrate": ("migrate", "Create the outbox, or bring it up to date."),
     "consume": ("consume", "Run a handler on the jobs of the outbox."),
-    "routes": ("routes", "Show which handler takes which topic."),
+    "routes": ("routes", "Show the routes of a router, the most specific pattern first."),
     "enqueue": ("enqueue", "Enqueue one job, and print its id."),
     "status": ("status", "Show the outbox on one screen."),
     "lag": ("lag", "Show how far each consumer is behind."),
@@ -27,7 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "slot": ("slot", "Show, make, drop or replace the slot of a consumer."),
     "dead": ("dead", "List, show, retry, resolve, discard or purge dead letters."),
     "jobs": ("jobs", "Show, list or cancel single jobs."),
-    "replay": ("replay", "Put copies of jobs in line again, from the partitions."),
+    "replay": ("replay", "Put copies of jobs in line again, in their old order."),
     "bench": ("bench", "Measure on your own database."),
     "demo": ("demo", "See it work, on a server of its own."),
 }
