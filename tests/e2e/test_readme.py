@@ -89,6 +89,12 @@ class Reader:
         for block in blocks(self._page):
             self.follow(block)
 
+    def close(self) -> None:
+        """Close what a page leaves open, as the end of a program would."""
+        for value in self._names.values():
+            if isinstance(value, Client | psycopg.Connection):
+                value.close()
+
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """Look what became of it."""
         with psycopg.connect(self._uri, autocommit=True) as connection:
@@ -189,7 +195,7 @@ def reader(
     database: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Reader:
+) -> Iterator[Reader]:
     page: Path = request.param
     uri = _as_uri(database)
     monkeypatch.setenv("PGCDC_OUTBOX_DSN", uri)
@@ -203,7 +209,9 @@ def reader(
         _set_the_scene(uri)
         Path("jobs.py").write_text("def handle(jobs): pass\n")
 
-    return Reader(page, uri)
+    reader = Reader(page, uri)
+    yield reader
+    reader.close()
 
 
 def _set_the_scene(uri: str) -> None:
