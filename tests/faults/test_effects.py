@@ -4,7 +4,6 @@ import os
 import random
 import secrets
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +26,10 @@ pytestmark = pytest.mark.any_version
 ROUNDS = 12
 MANY_ROUNDS = 110
 LONGEST_LIFE = 0.6
+IN_TRANSACTION = (
+    "pg_stat_activity where datname = current_database()"
+    " and application_name like 'pgcdc-outbox/%%' and state = 'idle in transaction'"
+)
 """Seconds after which a process is killed at the latest: by then it has run some batches."""
 
 EVENTS = ("BatchStarted", "BatchHandled", "OutcomesRecorded", "BatchSettled", "CheckpointSaved")
@@ -195,10 +198,14 @@ def test_one_that_sleeps_while_another_takes_over_has_no_effects(stage: Stage, p
         "where datname = current_database() and application_name like 'pgcdc-outbox/%%' "
         "and state is distinct from 'idle in transaction'"
     )
+    left = [pid for (pid,) in stage.outbox.rows(f"select pid from {IN_TRANSACTION}")]
     other = stage.start()
     eventually(lambda: len(stage.outbox.rows("select from public.effect")) >= len(stage.plain), 40)
     os.kill(asleep.pid, signal.SIGCONT)
-    time.sleep(0.2)  # it wakes, and whatever it does is done at once
+    # It wakes, and what it had begun comes to an end, one way or the other.
+    eventually(
+        lambda: not stage.outbox.rows(f"select from {IN_TRANSACTION} and pid = any(%s)", [left]), 20
+    )
     other.terminate()
     other.join(20)
 
