@@ -11,6 +11,10 @@ from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.errors import LedgerUnavailable
 from pgcdc_outbox.events import ChoreFailed
 
+# However long the server was away: once it is back, the write has to be made before the
+# hold that waits for it gives up, and its jobs come again.
+_CAP_SECONDS = 1.0
+
 T = TypeVar("T")
 
 
@@ -21,7 +25,7 @@ async def durably(
 
     Raises whatever else goes wrong, `Fenced` above all.
     """
-    backoff = Backoff()
+    backoff = Backoff(cap=_CAP_SECONDS)
     while True:
         try:
             return await write()

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 
@@ -23,3 +24,15 @@ def chance(monkeypatch: pytest.MonkeyPatch) -> Chance:
     chance = Chance()
     monkeypatch.setattr(random, "uniform", chance)
     return chance
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        slept.append(delay)
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    return slept

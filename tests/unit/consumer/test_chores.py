@@ -10,18 +10,6 @@ from tests.unit.consumer.conftest import Chance
 from tests.unit.consumer.fakes import PATIENCE, Events, FakeChore
 
 
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    slept: list[float] = []
-
-    async def sleep(delay: float) -> None:
-        slept.append(delay)
-        await anyio.lowlevel.checkpoint()
-
-    monkeypatch.setattr(anyio, "sleep", sleep)
-    return slept
-
-
 async def do(chore: FakeChore, events: Events) -> None:
     """Do it until it has nothing more to say."""
     with anyio.fail_after(PATIENCE):
