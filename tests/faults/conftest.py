@@ -60,8 +60,12 @@ def network(own_server: PostgresServer) -> Iterator[Proxy]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave for the slow run what differs in neither version nor, much, in how jobs are read."""
+    """Leave polling for the slow run in modules that say ``POLLS_IN_SLOW_RUN``.
+
+    What they are about differs neither by version nor, much, by how jobs are read.
+    """
     for item in items:
         mode = getattr(item, "callspec", None) and item.callspec.params.get("mode")
-        if mode == "polling" and item.get_closest_marker("any_version"):
+        slow = getattr(getattr(item, "module", None), "POLLS_IN_SLOW_RUN", False)
+        if mode == "polling" and slow:
             item.add_marker("slow")

@@ -9,6 +9,7 @@ from tests.faults.scene import Scene
 from tests.wait import eventually
 
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 FULL = """
 create sequence if not exists tries;

@@ -22,6 +22,7 @@ from tests.wait import eventually, eventually_async
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 ROUNDS = 12
 MANY_ROUNDS = 110

@@ -8,6 +8,7 @@ from tests.faults.scene import Scene
 from tests.wait import eventually
 
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 TAKEN_OVER_WITHIN = 5.0
 """Seconds after which another instance works when one was killed."""

@@ -81,6 +81,7 @@ def test_every_event_is_a_moment_to_be_killed_at() -> None:
     assert kinds == KILLS.keys() | PROVOKED.keys() | AUTO.keys() | ELSEWHERE.keys()
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(
     ("mode", "event"),
     [(mode, event) for mode in MODES for event in KILLS if ONLY.get(event, mode) == mode],
@@ -142,6 +143,7 @@ def leave_it(scene: Scene, worker: Worker) -> None:
     pass
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(
     ("event", "around", "provoke", "order"),
     [

@@ -8,6 +8,7 @@ from tests.faults.scene import Scene
 from tests.faults.truth import Claim
 
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 MIB = 1024 * 1024
 

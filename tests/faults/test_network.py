@@ -10,6 +10,7 @@ from tests.faults.scene import Scene
 from tests.wait import eventually
 
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 BACK_WITHIN = 10.0
 """Seconds after which a consumer has to be at work again."""

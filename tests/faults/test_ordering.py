@@ -17,6 +17,7 @@ from tests.faults.scene import Scene
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
+POLLS_IN_SLOW_RUN = True
 
 ORDERINGS: tuple[Ordering, ...] = ("key", "strict_key")
 

@@ -60,6 +60,7 @@ def unhindered(scene: Scene) -> Iterator[None]:
     assert not producer.errors
 
 
+@pytest.mark.any_version
 def test_made_filled_and_dropped_while_jobs_flow(scene: Scene) -> None:
     worker = scene.crew.start(consumer={"maintenance": True})
     made: set[str] = set()
@@ -86,6 +87,7 @@ def test_made_filled_and_dropped_while_jobs_flow(scene: Scene) -> None:
     scene.conclude()
 
 
+@pytest.mark.any_version
 def test_attached_and_detached_by_hand_while_jobs_flow(scene: Scene) -> None:
     """The reader learns of each change through the log."""
     worker = scene.crew.start()

@@ -77,6 +77,7 @@ def test_restarted_while_a_call_does_not_end(
     own_scene.conclude()
 
 
+@pytest.mark.any_version
 def test_the_server_and_the_consumer_die_together(
     own_server: PostgresServer, own_scene: Scene
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_server_and_the_consumer_die_together(
     own_scene.conclude()
 
 
+@pytest.mark.any_version
 def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene: Scene) -> None:
     """Nobody can be told then what was finished: it is as if the process had died."""
     worker = own_scene.crew.start()
@@ -111,6 +113,7 @@ def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene:
     own_scene.conclude()
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("event", ["ChoreFailed", "Disconnected"])
 def test_stopped_while_failures_cannot_be_recorded(
     own_server: PostgresServer, own_scene: Scene, event: str

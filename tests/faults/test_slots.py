@@ -69,6 +69,7 @@ def test_dropped_while_it_is_away(scene: Scene) -> None:
     scene.conclude()
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(
     "event",
     [

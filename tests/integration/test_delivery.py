@@ -206,6 +206,7 @@ async def test_nothing_is_acknowledged_while_the_intake_is_full(outbox: Outbox) 
     assert seen == ids
 
 
+@pytest.mark.any_version
 async def test_a_huge_transaction_takes_little_memory(outbox: Outbox) -> None:
     """Its first job is handled before its last one is received."""
     count = 1_000_000

@@ -159,6 +159,7 @@ def test_too_much_for_now_in_default_is_moved_once_new_rows_go_elsewhere(
     assert outbox.count() == 10
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("interval", [timedelta(minutes=15), timedelta(days=31)])
 def test_months_without_maintenance_are_moved_in_bites_while_producers_go_on(
     outbox, everything_is_much, interval

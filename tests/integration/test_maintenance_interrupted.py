@@ -14,6 +14,8 @@ from pgcdc_outbox.errors import OutboxError
 from tests.maintained import WEEK_OLD, maintained
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 SETTINGS = {"ahead": 1, "lock_timeout": timedelta(seconds=20)}
 
 

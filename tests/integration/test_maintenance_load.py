@@ -10,6 +10,8 @@ import pytest
 from tests.maintained import maintained, reasons
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def outbox(database):

@@ -158,6 +158,7 @@ def test_limits_of_the_role_do_not_end_it(outbox):
     assert outbox.maintain().moved == 3
 
 
+@pytest.mark.any_version
 def test_it_works_behind_a_pooler_and_leaves_nothing_in_its_sessions(outbox):
     outbox.put(50)
     outbox.put(5, created_at="clock_timestamp() - interval '9 days'")
@@ -191,6 +192,7 @@ def test_it_works_behind_a_pooler_and_leaves_nothing_in_its_sessions(outbox):
     assert outbox.count() == 50
 
 
+@pytest.mark.any_version
 def test_two_at_once_behind_a_pooler_do_the_work_once(outbox):
     outbox.put(200)
     together = threading.Barrier(2)

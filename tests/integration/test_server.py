@@ -21,6 +21,8 @@ from pgcdc_outbox.testing.places import LONGEST_SOCKET_FOLDER, private_folder, s
 from pgcdc_outbox.testing.postmaster import Mode
 from tests.wait import eventually
 
+pytestmark = pytest.mark.any_version
+
 Start = Callable[..., PostgresServer]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -56,6 +56,7 @@ def test_no_walsender_is_left(hospital):
     assert patient.only("replication_connection").result is Result.OK
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize(
     ("name", "value", "check", "result"),
     [
@@ -77,6 +78,7 @@ def test_a_setting_of_the_server(hospital, name, value, check, result):
     awaken(patient, check)
 
 
+@pytest.mark.any_version
 @pytest.mark.parametrize("where", ["database doctor", "role postgres"])
 def test_a_setting_is_mended_where_it_was_made(hospital, where):
     _, patient = hospital()

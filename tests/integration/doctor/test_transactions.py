@@ -55,6 +55,7 @@ def test_clocks_that_differ(patient):
     assert ahead.title == finding.title
 
 
+@pytest.mark.any_version
 def test_a_lock_that_somebody_holds_does_not_stop_the_others(patient):
     with psycopg.connect(patient.dsn) as holder:
         holder.execute("lock table outbox.consumer in access exclusive mode")
