@@ -136,7 +136,8 @@ async def test_a_lone_job_is_not_kept_waiting_for_others(outbox: Outbox) -> None
             await eventually_async(lambda id_=second: _is(id_ in arrived))
             waits += [arrived[first] - first_at, arrived[second] - second_at]
 
-    assert sorted(waits)[len(waits) // 2] < 0.1
+    # Who polls waits between two looks, and then for the look.
+    assert sorted(waits)[len(waits) // 2] < (0.1 if outbox.mode == "logical" else 0.2)
     assert max(waits) < 1
 
 
