@@ -15,6 +15,7 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.errors import PublicationChanged, StreamCorrupt
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import (
+    Begin,
     Column,
     Commit,
     LogicalMessage,
@@ -219,6 +220,31 @@ class TestPositions:
 
         reader.feed(keepalive(1500, reply=True), keepalive(1500))
         assert reader.decoding.asked
+
+
+class TestLateness:
+    def test_it_is_the_age_of_the_last_transaction_when_it_was_sent(self) -> None:
+        old = XLogData(0, 0, 5_000_000, Begin(0, 4_750_000, 999).encode()).encode()
+        new = XLogData(0, 0, 5_000_000, Begin(0, 4_999_000, 999).encode()).encode()
+
+        assert Reader().feed(old, commit(1500)).decoding.late == 0.25
+        assert Reader().feed(old, commit(1500), new, commit(1600)).decoding.late == 0.001
+
+
+class TestReceiving:
+    def test_the_socket_is_emptied_while_a_long_run_is_decoded(self) -> None:
+        """A server whose messages nobody takes stands still."""
+        received: list[int] = []
+        frames = [data(relation()), begin(), *(insert(id=int8(n)) for n in range(500))]
+        left = iter(frames)
+
+        def get(_: int) -> tuple[int, bytes]:
+            frame = next(left, b"")
+            return len(frame), frame
+
+        Reader().decoding.take_in(get, lambda: received.append(1), len(frames))
+
+        assert len(received) >= 5
 
 
 class TestTraces:

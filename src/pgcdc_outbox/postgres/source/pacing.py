@@ -9,8 +9,8 @@ import anyio
 _FAR_SECONDS: Final = 0.1
 
 # A server that sends over TCP wakes its reader for each message, unless that is not
-# waiting for it: then several fit into one packet.
-_TCP_SECONDS: Final = 0.002
+# waiting for it: then several fit into one packet. A loop rounds it up to a millisecond.
+_TCP_SECONDS: Final = 0.0005
 
 # A Unix socket holds a few hundred messages, so its reader may only nap. Too short for
 # the timers of an event loop; and not again and again, for it stands still meanwhile.
@@ -21,8 +21,8 @@ _NAPS: Final = 4
 class Pacing:
     """Says after each look at the stream whether to let messages gather before the next one.
 
-    ``benchmarks/cases/drain.py`` shows what that gains: about twice the rate over TCP.
-    Nothing is delayed but what is late already.
+    Nothing is delayed but what is late already. ``benchmarks/cases/drain.py`` shows what
+    it is worth.
     """
 
     def __init__(self, *, local: bool) -> None:
