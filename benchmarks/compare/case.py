@@ -12,7 +12,7 @@ from benchmarks.crew import drained
 from benchmarks.place import Place
 from benchmarks.task import Task
 
-PEERS = ("pgqueuer", "procrastinate")
+PEERS = ("pgqueuer", "procrastinate", "faststream_outbox", "walbox")
 YARDSTICK = "psycopg2 replication cursor"
 
 
@@ -26,13 +26,16 @@ class Peers(Case):
     counted = (
         "Jobs of forty bytes that were enqueued in bulk, over the time from the start of the "
         "worker to the end of the last job; connecting is in the time of those that read the log. "
-        "Handlers are async and do nothing. The libraries claim rows and mark or delete them, "
-        "and so do more for a job; the replication cursor does nothing but parse, and loses what "
-        "the others keep."
+        "Handlers are async and do nothing. PgQueuer, Procrastinate and faststream-outbox claim "
+        "rows and mark or delete them, and so do more for a job; walbox reads the log, hands over "
+        "transactions, and leaves failures to its handler; the replication cursor does nothing "
+        "but parse, and loses what the others keep."
     )
     durable = (
-        "Ours: the position, within a second. The libraries: each job's end, in their tables, as "
-        "they commit it. The replication cursor: what it confirmed once a second."
+        "Ours: the position, within a second. PgQueuer, Procrastinate, faststream-outbox: each "
+        "job's end, in their tables, as they commit it. walbox: the position, after each "
+        "transaction, and tuned once a second. The replication cursor: what it confirmed once a "
+        "second."
     )
     chosen: ClassVar[tuple[str, ...]] = PEERS
 
