@@ -80,7 +80,7 @@ class Reader:
             frame = coming.pop(0)
             return len(frame), frame
 
-        self.decoding.take_in(get, len(frames))
+        self.decoding.take_in(get, lambda: None, len(frames))
         return self
 
     def batches(self) -> list[Batch]:

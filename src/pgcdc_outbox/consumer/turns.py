@@ -1,7 +1,7 @@
 """Calls that run side by side, and calls that run alone."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 
@@ -21,6 +21,7 @@ class Turns:
         self._open = anyio.Event()
         self._open.set()
         self._left = anyio.Event()
+        self._one_beside = _Beside(self._enter, self._leave)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -37,9 +38,11 @@ class Turns:
             finally:
                 self._open.set()
 
-    @asynccontextmanager
-    async def beside(self) -> AsyncIterator[None]:
+    def beside(self) -> AbstractAsyncContextManager[None]:
         """A turn beside others of its kind."""
+        return self._one_beside
+
+    async def _enter(self) -> None:
         if not self._open.is_set():
             opened = self._open
             with anyio.move_on_after(self._patience):
@@ -49,8 +52,21 @@ class Turns:
             opened.set()
 
         self._beside += 1
-        try:
-            yield
-        finally:
-            self._beside -= 1
-            self._left.set()
+
+    def _leave(self) -> None:
+        self._beside -= 1
+        self._left.set()
+
+
+class _Beside(AbstractAsyncContextManager[None]):
+    """Every batch has such a turn, so it is no generator: that would cost as much as the batch."""
+
+    def __init__(self, enter: Callable[[], Awaitable[None]], leave: Callable[[], None]) -> None:
+        self._enter = enter
+        self._leave = leave
+
+    async def __aenter__(self) -> None:
+        await self._enter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()

@@ -4,7 +4,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 
-from pgcdc_outbox.core.deliveries import number
+from pgcdc_outbox.core.deliveries import numbers
 from pgcdc_outbox.core.progress import Ticket
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
@@ -35,7 +35,7 @@ class Ahead:
             return
 
         ids = array("q", [job.id for job in jobs])
-        self._parts.append((last, ids, array("Q", [number(job) for job in jobs])))
+        self._parts.append((last, ids, numbers(jobs)))
         self._count += len(ids)
         while self._count > _LIMIT:
             self._drop()
@@ -43,9 +43,9 @@ class Ahead:
     def deliveries(self, flushed: LSN) -> dict[int, int]:
         """The last settled delivery of each job that the flushed position has not passed."""
         deliveries: dict[int, int] = {}
-        for last, ids, numbers in self._parts:
+        for last, ids, settled in self._parts:
             if not _passed(last, flushed):
-                for id_, each in zip(ids, numbers, strict=True):
+                for id_, each in zip(ids, settled, strict=True):
                     deliveries[id_] = max(each, deliveries.get(id_, 0))
 
         return deliveries

@@ -156,7 +156,6 @@ class Lanes:
         batch.jobs = [each.job for each in taken]
         batch.tickets = [each.ticket for each in taken]
         batch.expires = any(job.expires_us is not None for job in batch.jobs)
-        batch.expires = any(job.expires_us is not None for job in batch.jobs)
         return batch
 
     def release(self, batch: Batch) -> None:

@@ -21,8 +21,15 @@ from pgcdc_outbox.pgoutput import (
     decode,
     decode_frame,
 )
-from pgcdc_outbox.postgres.source.rows import COLUMNS, Decoder, Undecodable, decoder
-from pgcdc_outbox.postgres.source.stream import Next
+from pgcdc_outbox.postgres.source.rows import (
+    COLUMNS,
+    Decoder,
+    FreshDecoder,
+    Undecodable,
+    decoder,
+    fresh_decoder,
+)
+from pgcdc_outbox.postgres.source.stream import Frame, Next, Receive
 
 _XLOG_DATA: Final = ord("w")
 _BEGIN: Final = ord("B")
@@ -39,6 +46,10 @@ _NEW_AT: Final = 30
 # ... and in one that carries a commit: type, flags, the commit's position, its end.
 _END_AT: Final = 35
 _COMMIT_SIZE: Final = 51
+# ... and in one that carries a begin, behind the time when it was sent: type, the
+# commit's position, its time.
+_SENT_AT: Final = 17
+_BEGIN_TIMES: Final = Layout(">q9xq")
 
 
 class Decoding:
@@ -66,67 +77,68 @@ class Decoding:
         self._traces = traces
         self._skips_rows = skips_rows
         self._decoders: dict[int, Decoder] = {}
+        self._fresh: FreshDecoder = _not_fresh
         self._ticket: Ticket | None = None
         self._in_transaction = False
+        # Jobs that were not handed over yet. So many of them belong to transactions that
+        # came to their end, the last one with this frame.
         self._run: list[Job] = []
         self._run_size = 0
+        self._complete = 0
+        self._commit: Frame | None = None
         self.now = 0.0
         """Seconds of a monotonic clock, set by the reader now and then."""
+        self.late = 0.0
+        """How many seconds ago the last transaction was committed when it was sent."""
         self.asked = False
         """Whether the server wants an answer; reset by who gives it."""
 
-    def take_in(self, get: Next, limit: int) -> tuple[int, int]:
+    def take_in(self, get: Next, receive: Receive, limit: int) -> tuple[int, int]:
         """Take in the frames that are there, so many at most.
 
         Returns how many, and the size that `get` gave last. Raises
         `StreamCorrupt` for a frame that makes no sense.
 
         This is the hot loop of the consumer. It looks at the three frequent
-        messages by their place in the frame, calls as little as it can, and
-        hands jobs on by the run, not one by one; ``benchmarks/drain.py``
-        guards what that gains.
+        messages by their place in the frame, allocates nothing for the beginning
+        and the end of a transaction, calls as little as it can, and hands jobs on
+        by the run, not one by one; ``benchmarks/drain.py`` guards what that gains.
         """
-        run = self._run
-        decode_row: Decoder | None = None
-        relation = b""
+        run, fresh, traces = self._run, self._fresh, self._traces
         count = size = 0
+        received = False
+        begin: Frame | None = None
         try:
             while count < limit:
                 size, view = get(1)
                 if size <= 0:
-                    break
+                    if size or received:
+                        break
 
+                    receive()
+                    received = True
+                    continue
+
+                received = False
                 count += 1
-                # The one copy: a slice of it becomes the payload.
-                frame = bytes(view)
-                kind = frame[_TYPE_AT] if frame[0] == _XLOG_DATA else None
-                if kind == _INSERT:
-                    if frame[_OID_AT:_NEW_AT] != relation:
-                        relation = frame[_OID_AT:_NEW_AT]
-                        decode_row = self._decoders.get(int.from_bytes(relation, "big"))
-
-                    if decode_row is None or frame[_NEW_AT] != _NEW or not self._in_transaction:
-                        raise ProtocolError("an insert out of place", what="Insert", offset=0)
-
-                    job = decode_row(frame)
-                    if (
-                        type(job) is Job
-                        and job.attempt == 1
-                        and job.expires_us is None
-                        and not self._traces
-                    ):
+                kind = view[_TYPE_AT] if view[0] == _XLOG_DATA else None
+                if kind == _INSERT and self._in_transaction:
+                    # The one copy: a slice of it becomes the payload.
+                    frame = bytes(view)
+                    if (job := fresh(frame)) is None or (traces and job.id in traces):
+                        self._look_closely(frame)
+                    else:
                         run.append(job)
                         self._run_size += size
-                    elif job is not None:
-                        self._single(job)
                 elif kind == _COMMIT and size == _COMMIT_SIZE:
-                    self._commit(LSN(_COMMIT_END.unpack_from(frame, _END_AT)[0]))
+                    self._in_transaction = False
+                    self._complete, self._commit = len(run), view
                 elif kind == _BEGIN:
-                    self._in_transaction = True
+                    self._in_transaction, begin = True, view
                 else:
                     self._hand_over()
-                    self._other(frame)
-                    relation = b""
+                    self._other(bytes(view))
+                    fresh = self._fresh
                     if self._skips_rows():
                         # What comes now is behind rows that were left out.
                         break
@@ -135,21 +147,60 @@ class Decoding:
                 f"the stream cannot be read after {LSN(self._progress.received)}: {error}"
             ) from error
 
+        if begin is not None:
+            sent, committed = _BEGIN_TIMES.unpack_from(begin, _SENT_AT)
+            self.late = (sent - committed) / 1e6
+
         self._hand_over()
         return count, size
 
     def _hand_over(self) -> None:
-        """Give the intake the run of jobs that were decoded one after the other."""
-        if self._run:
+        """Give the intake the jobs that were decoded one after the other.
+
+        Transactions that came to their end in the same run share one ticket: the
+        position moves when all of their jobs are settled.
+        """
+        run, complete = self._run, self._complete
+        each = self._run_size // len(run) if run else 0
+        if self._commit is not None:
+            self._give(run[:complete], each)
+            self._end(LSN(_COMMIT_END.unpack_from(self._commit, _END_AT)[0]))
+            self._commit = None
+            del run[:complete]
+
+        self._give(run, each)
+        run.clear()
+        self._run_size = 0
+
+    def _give(self, jobs: list[Job], each: int) -> None:
+        if jobs:
             ticket = self._open_ticket()
-            ticket.owed += len(self._run)
-            self._intake.put_many(self._run, ticket, self._run_size, self.now)
-            self._run.clear()
-            self._run_size = 0
+            ticket.owed += len(jobs)
+            self._intake.put_many(jobs, ticket, each * len(jobs), self.now)
+
+    def _look_closely(self, frame: bytes) -> None:
+        """A row that is not the usual one."""
+        row = self._row(frame)
+        if type(row) is Job and not self._is_special(row):
+            self._run.append(row)
+            self._run_size += len(frame)
+        elif row is not None:
+            self._hand_over()
+            self._single(row)
+
+    def _row(self, frame: bytes) -> Job | Undecodable | None:
+        """A row of any relation; None if it is none of ours."""
+        decode_row = self._decoders.get(int.from_bytes(frame[_OID_AT:_NEW_AT], "big"))
+        if decode_row is None or frame[_NEW_AT] != _NEW:
+            raise ProtocolError("an insert out of place", what="Insert", offset=0)
+
+        return decode_row(frame)
+
+    def _is_special(self, job: Job) -> bool:
+        """Whether a job may go alone, may not be started any more, or is known already."""
+        return job.attempt > 1 or job.expires_us is not None or job.id in self._traces
 
     def _single(self, job: Job | Undecodable) -> None:
-        """A job that is looked at more closely: it may be known, go alone, or be none."""
-        self._hand_over()
         what = job.job if isinstance(job, Undecodable) else job
         if self._traces.get(what.id, 0) >= number(what):
             # The log brings again what an earlier hold has recorded.
@@ -168,9 +219,7 @@ class Decoding:
 
         return self._ticket
 
-    def _commit(self, end: LSN) -> None:
-        self._hand_over()
-        self._in_transaction = False
+    def _end(self, end: LSN) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             self._progress.observe(end)
@@ -188,8 +237,10 @@ class Decoding:
             case XLogData(payload=payload):
                 match decode(payload):
                     case Relation() as relation:
-                        self._decoders[relation.oid] = self._decoder(relation)
-                    case Commit() | Insert():
+                        self._describe(relation)
+                    case Insert():
+                        raise ProtocolError("an insert out of place", what="Insert", offset=0)
+                    case Commit():
                         raise ProtocolError("a message of a wrong size", what="frame", offset=0)
                     case _:
                         # Types, origins, logical messages, and the stray abort that
@@ -198,6 +249,11 @@ class Decoding:
             case _:
                 # A frame of a newer server: not for us.
                 pass
+
+    def _describe(self, relation: Relation) -> None:
+        decode_row = self._decoders[relation.oid] = self._decoder(relation)
+        if decode_row is not _no_job:
+            self._fresh = fresh_decoder(relation) or _not_fresh
 
     def _decoder(self, relation: Relation) -> Decoder:
         if self._schema is None:
@@ -219,3 +275,8 @@ class Decoding:
 
 def _no_job(frame: bytes) -> None:
     return None
+
+
+def _not_fresh(frame: bytes) -> None:
+    """Stands for a reader of usual rows, where none is known."""
+    return

@@ -11,6 +11,7 @@ from pgcdc_outbox.core.progress import Progress
 from pgcdc_outbox.core.shutdown import Burst
 from pgcdc_outbox.errors import PublicationChanged, PublicationMissing
 from pgcdc_outbox.postgres.source.decoding import Decoding
+from pgcdc_outbox.postgres.source.pacing import Pacing
 from pgcdc_outbox.postgres.source.reporter import Reporter
 from pgcdc_outbox.postgres.source.shutdown import Shutdown
 from pgcdc_outbox.postgres.source.stream import ReplicationStream
@@ -48,12 +49,12 @@ class Reader:
     async def run(self, intake: Intake) -> None:
         """Read until cancelled. Raises `OutboxError` when the stream ends, or makes no sense."""
         decoding = self._decoding
-        burst = Burst()
+        burst, pacing = Burst(), Pacing(local=self._stream.is_local)
         while not intake.closed and not self._shutdown.sign:
             decoding.now = time.monotonic()
             before = self._progress.flushed
             try:
-                count = self._take_in()
+                count = self._stream.drain(decoding.take_in, _BURST)
             except PublicationMissing as error:
                 await self._judge_skipping(error)
                 continue
@@ -69,9 +70,13 @@ class Reader:
                 decoding.asked = False
                 self._reporter.asked()
 
-            intake.release(idle=not count)
+            gathers = pacing.gathers(got=count, late=decoding.late)
+            # What comes in a moment may fill the batch.
+            intake.release(idle=not count and not gathers)
             if intake.full:
                 await intake.room()
+            elif gathers and count < _BURST:
+                await pacing.gather()
             elif count:
                 await yield_to_others()
             else:
@@ -80,15 +85,6 @@ class Reader:
         # Closed, or the server shuts down and would ask on and on: read no more, but let
         # the reports go on until the workers are done.
         await anyio.sleep_forever()
-
-    def _take_in(self) -> int:
-        """What libpq holds, and then what the socket has; how many frames it was."""
-        count = self._stream.drain(self._decoding.take_in, _BURST)
-        if count < _BURST:
-            self._stream.receive()
-            count += self._stream.drain(self._decoding.take_in, _BURST)
-
-        return count
 
     def _look_for_shutdown(self, burst: Burst, *, alone: bool) -> None:
         """Note whether all that came is a keepalive that wants an answer."""

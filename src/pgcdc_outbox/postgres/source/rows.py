@@ -7,6 +7,7 @@ relation is worked out once, when its Relation message comes.
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from struct import Struct as Layout
 from typing import Any, Final
 
@@ -40,15 +41,19 @@ class Undecodable(Struct, frozen=True):
 Decoder = Callable[[bytes], Job | Undecodable | None]
 """From the frame of an insert to a job; None for a row of another consumer."""
 
+FreshDecoder = Callable[[bytes], Job | None]
+"""From the frame of an insert to a fresh job; None for a row that is to be looked at closely."""
+
 # Where the row begins in a frame: after its own 25 bytes, the type, the relation, the N.
 ROW_AT: Final = 31
+# Where the payload of a fresh row begins, if its topic has no length.
+_PAYLOAD_AT: Final = 70
 
-# A fresh job: so many columns, id and created_at in binary, no attempt, a topic.
-_FRESH: Final = Layout(">HBIqBIqBBI")
-_FRESH_SIZE: Final = _FRESH.size
-_LENGTH: Final = Layout(">I")
-_BINARY: Final = ord("b")
-_NULL: Final = ord("n")
+# A fresh job: what stands before its id, so many bytes of id and of created_at, no attempt, a
+# topic; and behind the payload nothing else.
+_HEAD: Final = b"I%bN%b" + b"b\0\0\0\x08"
+_EIGHT: Final = b"b\0\0\0\x08"
+_NO_ATTEMPT: Final = b"nb"
 _NOTHING_ELSE: Final = b"nnnnnn"
 
 # Version 14 has no column lists, so it sends xid too: a type, a length, 8 bytes.
@@ -73,62 +78,71 @@ def decoder(relation: Relation, consumer: str) -> Decoder:
             hint="Restore the column; `pgcdc-outbox migrate --print` shows the table.",
         )
 
-    topics: dict[Any, str] = {}
-    any_row = _any_row(places, consumer, topics)
-    match tuple(column.name for column in relation.columns):
-        case names if names == COLUMNS:
-            return _fresh_first(any_row, topics, len(names), has_xid=False)
-        case names if names == _COLUMNS_OF_14:
-            return _fresh_first(any_row, topics, len(names), has_xid=True)
-        case _:
-            return any_row
+    any_row = _any_row(places, consumer)
+    fresh = fresh_decoder(relation)
+    if fresh is None:
+        return any_row
+
+    return lambda frame: any_row(frame) if (job := fresh(frame)) is None else job
 
 
-def _fresh_first(
-    any_row: Decoder, topics: dict[Any, str], columns: int, *, has_xid: bool
-) -> Decoder:
-    """Read the usual row in one go: a job never tried, with a topic and a payload only.
+def fresh_decoder(relation: Relation) -> FreshDecoder | None:
+    """How the usual row of this relation is read: a job never tried, with topic and payload only.
 
-    Written flat, with places counted by hand: it takes a third of the time that
-    column after column does. Whatever is not as expected is left to `any_row`.
+    None if its columns stand in an order that is not ours.
+
+    A row is taken apart in one go, the length of its topic being that of the last
+    one, and compared with what it has to look like: a third of the time that column
+    after column takes.
     """
-    unpack = _FRESH.unpack_from
-    unpack_length = _LENGTH.unpack_from
+    names = tuple(column.name for column in relation.columns)
+    if names not in (COLUMNS, _COLUMNS_OF_14):
+        return None
 
-    def decode(frame: bytes) -> Job | Undecodable | None:
+    has_xid = names == _COLUMNS_OF_14
+    head = _HEAD % (relation.oid.to_bytes(4, "big"), len(names).to_bytes(2, "big"))
+    topics: dict[Any, str] = {}
+    expected = 0
+    unpack = _fresh(0)
+
+    def decode(frame: bytes) -> Job | None:
+        nonlocal expected, unpack
         try:
-            count, a, b, id_, c, d, created, attempt, e, size = unpack(frame, ROW_AT)
-            at = ROW_AT + _FRESH_SIZE + size
-            start = at + 5
-            end = start + unpack_length(frame, at + 1)[0]
+            start, id_, eight, created, rest, length, topic, kind, size = unpack(frame)
+            if start != head or eight != _EIGHT or rest != _NO_ATTEMPT or length > len(frame):
+                return None
+
+            if length != expected:
+                expected, unpack = length, _fresh(length)
+                topic, kind, size = unpack(frame)[6:]
+
+            at = _PAYLOAD_AT + length
+            end = at + size
             if (
-                a == c == e == frame[at] == _BINARY
-                and b == d == 8
-                and attempt == _NULL
-                and count == columns
-                and (
-                    frame[end : end + 5] == b"nnnnn" and frame[end + _AFTER_XID :] == b"n"
-                    if has_xid
-                    else frame[end:] == _NOTHING_ELSE
-                )
+                kind != b"b"
+                or (frame[end : end + 5] + frame[end + _AFTER_XID :] if has_xid else frame[end:])
+                != _NOTHING_ELSE
             ):
-                topic = topics.get(frame[at - size : at])
-                if topic is None:
-                    topic = _topic(topics, frame[at - size : at])
+                return None
 
-                return Job(
-                    id_, topic, frame[start:end], None, {}, JSON_TYPE, 1,
-                    created + _UNIX_OF_2000_US,
-                )  # fmt: skip
-        except (IndexError, struct.error, UnicodeDecodeError):
-            pass
-
-        return any_row(frame)
+            return Job(
+                id_, topics.get(topic) or _topic(topics, topic), frame[at:end],
+                None, {}, JSON_TYPE, 1, created + _UNIX_OF_2000_US,
+            )  # fmt: skip
+        except (struct.error, UnicodeDecodeError):
+            return None
 
     return decode
 
 
-def _any_row(places: dict[str, int], consumer: str, topics: dict[Any, str]) -> Decoder:
+@cache
+def _fresh(topic: int) -> Callable[[bytes], tuple[Any, ...]]:
+    """The layout of a fresh row whose topic is so long, up to the length of its payload."""
+    return Layout(f">25x13sq5sq2sI{topic}scI").unpack_from
+
+
+def _any_row(places: dict[str, int], consumer: str) -> Decoder:
+    topics: dict[Any, str] = {}
     mine = consumer.encode()
     order = [places.get(name) for name in COLUMNS]
 

@@ -24,7 +24,7 @@ from pgcdc_outbox.errors import (
 )
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import StandbyStatusUpdate, commands, from_unix
-from pgcdc_outbox.postgres.opening import connect
+from pgcdc_outbox.postgres.opening import connect, is_local
 from pgcdc_outbox.postgres.sqlstate import map_error, map_result
 
 # Text that comes from the server must not depend on how its roles are set up.
@@ -36,8 +36,16 @@ _TLS_SECONDS = 1.0
 # transaction that writes, and for each at most as long as lock_timeout says.
 _COMMAND_SECONDS = 120.0
 
-Next = Callable[[int], tuple[int, bytes | memoryview]]
+Frame = bytes | memoryview
+
+Next = Callable[[int], tuple[int, Frame]]
 """libpq's ``PQgetCopyData``: the size of the next frame, and the frame. Not above 0: none."""
+
+Receive = Callable[[], None]
+"""libpq's ``PQconsumeInput``: takes from the socket what is there, without waiting."""
+
+Take = Callable[[Next, Receive, int], tuple[int, int]]
+"""Takes in frames, so many at most. Gives how many, and the last size."""
 
 
 class ReplicationStream:
@@ -51,6 +59,8 @@ class ReplicationStream:
         self._pgconn.notice_handler = self._on_notice
         self.server_version = self._pgconn.server_version
         self.fd = self._pgconn.socket
+        self.is_local = is_local(connection)
+        """Whether the server is reached by a Unix socket."""
 
     @classmethod
     async def open(
@@ -118,14 +128,14 @@ class ReplicationStream:
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise _map_stream(result, doing=doing)
 
-    def drain(self, take: Callable[[Next, int], tuple[int, int]], limit: int) -> int:
-        """Let ``take`` have the frames that libpq holds already, so many at most.
+    def drain(self, take: Take, limit: int) -> int:
+        """Let ``take`` have the frames that are there, so many at most.
 
         Returns how many. Raises `PublicationMissing` when the server leaves rows
         out for want of it, and other `OutboxError` when it ended the stream.
         """
         try:
-            count, size = take(self._pgconn.get_copy_data, limit)
+            count, size = take(self._pgconn.get_copy_data, self._pgconn.consume_input, limit)
         except psycopg.Error as error:
             raise map_error(error, doing="read the stream") from error
 
@@ -137,13 +147,6 @@ class ReplicationStream:
             raise self._ended()
 
         return count
-
-    def receive(self) -> None:
-        """Take from the socket what is there, without waiting."""
-        try:
-            self._pgconn.consume_input()
-        except psycopg.Error as error:
-            raise map_error(error, doing="read the stream") from error
 
     async def readable(self) -> None:
         """Wait for bytes."""
