@@ -19,7 +19,7 @@ from benchmarks.usage import ServerUsage
 _PEERS: Final = Path(__file__).with_name("peers")
 _ENVIRONMENTS: Final = Path(__file__).with_name(".venv")
 _NEEDS: Final = re.compile(r"^# needs Python (\d+)\.(\d+)$", re.MULTILINE)
-_NEWEST: Final = 20  # of Python 3: further than this is not looked
+_NEWEST: Final = 99  # of Python 3: further than this is not looked
 
 
 class NoInterpreter(Exception):
@@ -73,12 +73,12 @@ class Peer:
         return told
 
     def _interpreter(self) -> str:
-        """The one that its environment is made with: ours, or the oldest on the path that will do."""
+        """The one that its environment is made with: ours, or the oldest that will do."""
         needs = _NEEDS.search(self._requirements.read_text())
         if needs is None or sys.version_info[:2] >= (least := (int(needs[1]), int(needs[2]))):
             return sys.executable
 
-        for minor in range(least[1], _NEWEST):
+        for minor in range(least[1], _NEWEST + 1):
             found = shutil.which(f"python{least[0]}.{minor}")
             # Tried, because a version manager leaves names on the path that only complain.
             if found and not subprocess.run([found, "-c", ""], capture_output=True).returncode:

@@ -1,6 +1,6 @@
-"""faststream-outbox: fill its table, or drain it. Run in its own environment; knows nothing of ours.
+"""faststream-outbox: fill its table, or drain it. Run in its own environment.
 
-Takes JSON on standard input, prints JSON.
+It knows nothing of ours. Takes JSON on standard input, prints JSON.
 """
 
 import asyncio
