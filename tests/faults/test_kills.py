@@ -122,6 +122,7 @@ def an_impatient_server(scene: Scene) -> Iterator[None]:
     name = scene.outbox.value("select quote_ident(current_database())")
     scene.outbox.rows(f"alter database {name} set wal_sender_timeout = '600ms'")
     yield
+    scene.outbox.rows(f"alter database {name} reset wal_sender_timeout")
 
 
 @contextmanager

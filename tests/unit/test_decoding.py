@@ -56,10 +56,11 @@ class Reader:
         traces: dict[int, int] | None = None,
         consumer: str = "default",
         schema: str | None = "outbox",
+        max_jobs: int = 1,
     ) -> None:
         self.skips = False
         self.progress = Progress(START)
-        batcher = Batcher(max_jobs=1, max_bytes=1, max_age=0.0)
+        batcher = Batcher(max_jobs=max_jobs, max_bytes=max_jobs * 1000, max_age=0.0)
         self._batcher = batcher
         self.decoding = Decoding(
             Intake(batcher, max_jobs=10, max_bytes=10, clock=lambda: 0.0),
@@ -128,6 +129,44 @@ class TestPositions:
 
         reader.settle([third])
         assert reader.progress.flushed == 1700
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 100])
+    def test_the_position_moves_with_each_batch(self, size: int) -> None:
+        """However many small transactions came at once."""
+        reader = Reader(max_jobs=size).feed(
+            data(relation()),
+            *(frame for id_ in range(1, 13) for frame in transaction(id_, end=1500 + id_)),
+        )
+
+        settled = 0
+        for batch in reader.batches():
+            reader.settle([batch])
+            settled += len(batch.jobs)
+            assert reader.progress.flushed == 1500 + settled
+
+        assert settled == 12
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 100])
+    def test_a_position_never_passes_a_job_that_is_not_settled(self, size: int) -> None:
+        """Also with transactions that do not fit into the batches, and ones without jobs."""
+        lengths = [1, 5, 0, 2, 3, 0, 0, 1, 8, 1, 1]
+        frames, ends, id_ = [data(relation())], dict[int, int](), 0
+        for place, length in enumerate(lengths):
+            ids = range(id_ + 1, id_ + 1 + length)
+            id_ += length
+            frames += transaction(*ids, end=1500 + place)
+            ends |= dict.fromkeys(ids, 1500 + place)
+
+        reader = Reader(max_jobs=size).feed(*frames)
+        left = dict(ends)
+        for batch in reader.batches():
+            assert reader.progress.flushed < min(left.values())
+            reader.settle([batch])
+            for job in batch.jobs:
+                del left[job.id]
+
+        assert not left
+        assert reader.progress.flushed == 1500 + len(lengths) - 1
 
     def test_jobs_are_handed_out_before_their_commit_comes(self) -> None:
         reader = Reader().feed(data(relation()), begin(), insert(id=int8(1)))

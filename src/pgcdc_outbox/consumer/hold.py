@@ -19,7 +19,7 @@ from pgcdc_outbox.events import HandlersAbandoned, Stopping
 
 _FINISH_SECONDS = 5.0
 _EPOCH_SECONDS = 1.0
-_TURN_SECONDS = 0.005
+_TURN_SECONDS = 0.001
 
 
 class Hold:

@@ -41,6 +41,11 @@ class Intake:
         """Whether the reader should stop reading."""
         return self._batcher.jobs >= self._max_jobs or self._batcher.size >= self._max_bytes
 
+    @property
+    def room_in_batch(self) -> int:
+        """How many jobs, one at least, will go into the same batch as the next one."""
+        return self._batcher.room
+
     def release(self, *, idle: bool) -> None:
         """Let the workers have what is ready; when idle, a batch that is not full too."""
         self._idle = idle

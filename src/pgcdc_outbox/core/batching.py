@@ -72,6 +72,11 @@ class Batcher:
         """How many bytes they take, about."""
         return self._closed_size + self._open.size
 
+    @property
+    def room(self) -> int:
+        """How many jobs fit into the batch that the next one goes into."""
+        return self._max_jobs - len(self._open.jobs)
+
     def add(self, job: Job, ticket: Ticket, now: float) -> None:
         """Queue a job. ``now`` is seconds of a monotonic clock; a coarse one will do."""
         if job.attempt > 1 and self._alone(job):

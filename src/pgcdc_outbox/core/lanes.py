@@ -108,6 +108,11 @@ class Lanes:
         alone = job.attempt > 1 and self._alone(job)
         self._put(Waiting(self._number, job, ticket, job_size(job), now, alone))
 
+    @property
+    def room(self) -> int:
+        """How many jobs fit into a batch; which ones that are is known when it is taken."""
+        return self._max_jobs
+
     def add_many(self, jobs: Sequence[Job], ticket: Ticket, size: int, now: float) -> None:
         """Queue jobs of one transaction that were never tried, ``size`` bytes in all."""
         for job in jobs:

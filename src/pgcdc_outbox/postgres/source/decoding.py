@@ -49,7 +49,14 @@ _COMMIT_SIZE: Final = 51
 # ... and in one that carries a begin, behind the time when it was sent: type, the
 # commit's position, its time.
 _SENT_AT: Final = 17
+_BEGIN_SIZE: Final = 46
 _BEGIN_TIMES: Final = Layout(">q9xq")
+
+
+# A server blocks when a few hundred messages wait in a Unix socket: the socket is emptied
+# after so many, into libpq's memory, and so often at most before that is empty.
+_RECEIVE_EVERY: Final = 64
+_RECEIVE_AHEAD: Final = 32
 
 
 class Decoding:
@@ -80,12 +87,12 @@ class Decoding:
         self._fresh: FreshDecoder = _not_fresh
         self._ticket: Ticket | None = None
         self._in_transaction = False
-        # Jobs that were not handed over yet. So many of them belong to transactions that
-        # came to their end, the last one with this frame.
+        self._received = 0
+        # Jobs that were not handed over yet, and after how many of them a transaction came
+        # to its end with which frame.
         self._run: list[Job] = []
         self._run_size = 0
-        self._complete = 0
-        self._commit: Frame | None = None
+        self._ends: list[tuple[int, Frame]] = []
         self.now = 0.0
         """Seconds of a monotonic clock, set by the reader now and then."""
         self.late = 0.0
@@ -104,7 +111,7 @@ class Decoding:
         and the end of a transaction, calls as little as it can, and hands jobs on
         by the run, not one by one; ``benchmarks/drain.py`` guards what that gains.
         """
-        run, fresh, traces = self._run, self._fresh, self._traces
+        run, ends, fresh, traces = self._run, self._ends, self._fresh, self._traces
         count = size = 0
         received = False
         begin: Frame | None = None
@@ -117,10 +124,15 @@ class Decoding:
 
                     receive()
                     received = True
+                    self._received = 0
                     continue
 
                 received = False
                 count += 1
+                if not count % _RECEIVE_EVERY and self._received < _RECEIVE_AHEAD:
+                    receive()
+                    self._received += 1
+
                 kind = view[_TYPE_AT] if view[0] == _XLOG_DATA else None
                 if kind == _INSERT and self._in_transaction:
                     # The one copy: a slice of it becomes the payload.
@@ -132,8 +144,8 @@ class Decoding:
                         self._run_size += size
                 elif kind == _COMMIT and size == _COMMIT_SIZE:
                     self._in_transaction = False
-                    self._complete, self._commit = len(run), view
-                elif kind == _BEGIN:
+                    ends.append((len(run), view))
+                elif kind == _BEGIN and size == _BEGIN_SIZE:
                     self._in_transaction, begin = True, view
                 else:
                     self._hand_over()
@@ -157,19 +169,29 @@ class Decoding:
     def _hand_over(self) -> None:
         """Give the intake the jobs that were decoded one after the other.
 
-        Transactions that came to their end in the same run share one ticket: the
-        position moves when all of their jobs are settled.
+        Small transactions that end up in one batch share a ticket: it is settled as a
+        whole, and so is their position.
         """
-        run, complete = self._run, self._complete
+        run = self._run
         each = self._run_size // len(run) if run else 0
-        if self._commit is not None:
-            self._give(run[:complete], each)
-            self._end(LSN(_COMMIT_END.unpack_from(self._commit, _END_AT)[0]))
-            self._commit = None
-            del run[:complete]
+        given = complete = 0
+        room = self._intake.room_in_batch
+        commit: Frame | None = None
+        for place, frame in self._ends:
+            if place - given > room and complete > given:
+                self._give(run[given:complete], each)
+                self._end(commit)
+                given, room = complete, self._intake.room_in_batch
 
-        self._give(run, each)
+            complete, commit = place, frame
+
+        if self._ends:
+            self._give(run[given:complete], each)
+            self._end(commit)
+
+        self._give(run[complete:], each)
         run.clear()
+        self._ends.clear()
         self._run_size = 0
 
     def _give(self, jobs: list[Job], each: int) -> None:
@@ -219,7 +241,10 @@ class Decoding:
 
         return self._ticket
 
-    def _end(self, end: LSN) -> None:
+    def _end(self, commit: Frame | None) -> None:
+        """The transactions that share the open ticket came to their end."""
+        assert commit is not None
+        end = LSN(_COMMIT_END.unpack_from(commit, _END_AT)[0])
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             self._progress.observe(end)
