@@ -2,7 +2,9 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -12,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from benchmarks import outbox
 from benchmarks.case import Sample
 from benchmarks.place import Place
+from benchmarks.programs import Ran
 from benchmarks.slots import copy_slot, drop_slot, read_all, slot_of
 from benchmarks.task import Task
 from benchmarks.usage import ServerUsage
@@ -116,26 +119,36 @@ class Backlog:
             with psycopg.connect(self.dsn, autocommit=True) as connection:
                 drop_slot(connection, name)
 
-    def recvlogical(self, transport: str) -> Sample:
-        """What pg_recvlogical does with the backlog when it throws everything away."""
+    def recvlogical(self, transport: str, publications: Sequence[str] = ()) -> Sample:
+        """What pg_recvlogical does with the backlog when it throws everything away.
+
+        With several ``publications`` one for each of them, with a slot of its own, all at
+        the same time.
+        """
         dsn = self._place.through(transport, self.dsn)
-        database = str(conninfo_to_dict(dsn)["dbname"])
-        with self.copied_slot() as slot, ServerUsage(self._place.postmaster) as server:
-            ran = self._place.programs.run(
-                "pg_recvlogical", dsn, "--dbname", database, "--slot", slot, "--start",
-                "--endpos", self._end, "--no-loop", "--file", "/dev/null",
-                "--option", "proto_version=1", "--option", "binary=true",
-                "--option", f"publication_names={publication_name('outbox')}",
-            )  # fmt: skip
+        names = publications or [publication_name("outbox")]
+        with ExitStack() as stack:
+            slots = [stack.enter_context(self.copied_slot()) for _ in names]
+            pool = stack.enter_context(ThreadPoolExecutor(len(names)))
+            with ServerUsage(self._place.postmaster) as server:
+                ran = list(pool.map(partial(self._received, dsn), slots, names))
 
         return Sample(
-            value=self.jobs / ran.seconds,
+            value=self.jobs / max(each.seconds for each in ran),
             also={
-                "reader CPU µs/job": 1e6 * ran.usage.cpu_seconds / self.jobs,
-                "reader switches/job": ran.usage.switches / self.jobs,
+                "reader CPU µs/job": 1e6 * sum(each.usage.cpu_seconds for each in ran) / self.jobs,
+                "reader switches/job": sum(each.usage.switches for each in ran) / self.jobs,
                 **server.per_job(self.jobs),
             },
         )
+
+    def _received(self, dsn: str, slot: str, publication: str) -> Ran:
+        return self._place.programs.run(
+            "pg_recvlogical", dsn, "--dbname", str(conninfo_to_dict(dsn)["dbname"]),
+            "--slot", slot, "--start", "--endpos", self._end, "--no-loop", "--file", "/dev/null",
+            "--option", "proto_version=1", "--option", "binary=true",
+            "--option", f"publication_names={publication}",
+        )  # fmt: skip
 
     def _register(self, name: str) -> None:
         read_all(self.dsn, name=name)

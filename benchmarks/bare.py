@@ -27,7 +27,7 @@ def read(
     """Hand the jobs of each transaction to the handler, and acknowledge now and then."""
     connection = psycopg2.connect(task.dsn, connection_factory=LogicalReplicationConnection)
     cursor = connection.cursor()
-    publication = publication_name("outbox")
+    publication = task.publication or publication_name("outbox")
     cursor.start_replication(
         slot_name=task.slot,
         decode=False,

@@ -26,6 +26,8 @@ class Task(Struct, frozen=True, kw_only=True):
     """Those of `Consumer`."""
     slot: str = ""
     """Which slot to read, for a reader that is not ours."""
+    publication: str = ""
+    """Which publication it reads, if not that of the outbox."""
 
 
 class Sighting(Struct, frozen=True, array_like=True):

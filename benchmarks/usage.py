@@ -120,14 +120,18 @@ class ServerUsage:
 
 def _with_children(pid: int) -> float:
     """Processor time of a process and of its children, those included that ended."""
-    seconds = sum(_times(pid))
-    for child in _children(pid):
-        try:
-            seconds += sum(_times(child)[:2])
-        except OSError:
-            continue  # it ended just now
+    while True:
+        before = _times(pid)
+        seconds = sum(before)
+        for child in _children(pid):
+            try:
+                seconds += sum(_times(child)[:2])
+            except OSError:
+                continue  # it ended just now
 
-    return seconds
+        if _times(pid)[2:] == before[2:]:
+            return seconds
+        # One that ended meanwhile may be in both sums, or in neither.
 
 
 def _senders(postmaster: int) -> dict[int, Usage]:

@@ -11,7 +11,9 @@ from benchmarks.cases.drain import Drain
 from benchmarks.cases.enqueue import Enqueue
 from benchmarks.cases.growth import GROWTH
 from benchmarks.cases.idle import Idle
+from benchmarks.cases.peek import Peek
 from benchmarks.cases.poll import Poll
+from benchmarks.cases.shards import Shards
 from benchmarks.cases.steady import Steady
 from benchmarks.cases.storage import Storage
 
@@ -19,5 +21,5 @@ MAIN: Final[tuple[type[Case], ...]] = (Drain, Poll, Idle, Steady, Enqueue, Bulk,
 """What is measured if nothing is named."""
 
 CASES: Final[Mapping[str, type[Case]]] = {
-    case.name: case for case in (*MAIN, *GROWTH, Storage, Audit)
+    case.name: case for case in (*MAIN, *GROWTH, Shards, Peek, Storage, Audit)
 }

@@ -11,7 +11,9 @@ import pytest
 from benchmarks import latency, show
 from benchmarks.case import Case, Contender, Point, Sample, Scale
 from benchmarks.cases import CASES
+from benchmarks.compare import peer
 from benchmarks.compare.case import Peers
+from benchmarks.compare.peer import NoInterpreter, Peer
 from benchmarks.measuring import measure
 from benchmarks.place import opened
 from benchmarks.results import Measured, Report, Standing
@@ -100,6 +102,44 @@ def test_ours_and_the_replication_cursor_are_beside_the_peers() -> None:
     cursor, *ours = point.standings
     assert cursor.name == point.yardstick
     assert [point.ratio(standing) is not None for standing in ours] == [True, True]
+
+
+class TestPeers:
+    """With which Python the environment of another library is made."""
+
+    @pytest.fixture
+    def needs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Write the requirements of a library that needs this Python, with nothing on the path."""
+        monkeypatch.setattr(peer, "_PEERS", tmp_path)
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+        def write(version: str) -> None:
+            (tmp_path / "library.txt").write_text(f"# needs Python {version}\nlibrary==1.0\n")
+
+        return write
+
+    def interpreter(self, folder: Path, name: str, body: str) -> Path:
+        file = folder / name
+        file.write_text(f"#!/bin/sh\n{body}\n")
+        file.chmod(0o755)
+        return file
+
+    def test_ours_is_taken_where_it_will_do(self, needs, tmp_path: Path) -> None:
+        needs("3.11")
+        self.interpreter(tmp_path, "python3.11", "exit 0")
+        assert Peer("library").version == "library==1.0"
+
+    def test_a_newer_one_is_looked_for_on_the_path_and_named(self, needs, tmp_path: Path) -> None:
+        needs("3.98")
+        self.interpreter(tmp_path, "python3.98", "exit 127")
+        self.interpreter(tmp_path, "python3.99", "exit 0")
+        assert Peer("library").version == "library==1.0, python3.99"
+
+    def test_without_one_it_cannot_run(self, needs, tmp_path: Path) -> None:
+        needs("3.98")
+        self.interpreter(tmp_path, "python3.98", "exit 127")
+        with pytest.raises(NoInterpreter, match=r"library needs Python 3\.98 or newer"):
+            Peer("library")
 
 
 class TestMeasuring:
