@@ -96,17 +96,16 @@ def _has_text_keys(value: Any) -> bool:
     gets their keys back.
     """
     if isinstance(value, dict):
-        for key in value:
+        for key, item in value.items():
             if key.__class__ is not str and not isinstance(key, str):
                 return False
 
-        value = value.values()
-    elif not isinstance(value, (list, tuple, set, frozenset)):
-        return True
-
-    for item in value:  # noqa: SIM110 - a generator costs more than the loop
-        if item.__class__ not in _LEAVES and not _has_text_keys(item):
-            return False
+            if item.__class__ not in _LEAVES and not _has_text_keys(item):
+                return False
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            if item.__class__ not in _LEAVES and not _has_text_keys(item):
+                return False
 
     return True
 

@@ -66,7 +66,7 @@ def jobs_in(tx: Any, schema: str, travelled: timedelta) -> list[EnqueuedJob]:
 
 async def jobs_in_async(tx: Any, schema: str, travelled: timedelta) -> list[EnqueuedJob]:
     """The same with what `AsyncClient.enqueue` takes."""
-    await join_async(tx, schema)
+    join_async(tx, schema)
     return _jobs(await _look_async(_connection_of(tx), schema), travelled)
 
 
@@ -100,7 +100,13 @@ async def _look_async(place: Any, schema: str) -> str:
     elif hasattr(place, "fetchval"):
         found = await place.fetchval(_written(quoted(schema)))
     else:
-        found = (await place.execute(_clause(schema))).scalar_one()
+        from pgcdc_outbox.postgres.producer.handles.with_sqlalchemy import unscoped
+
+        def look(inner: Any) -> str:
+            join(inner, schema)  # only here it is known whether it has a transaction
+            return _look(inner, schema)
+
+        found = await unscoped(place).run_sync(look)
 
     return str(found)
 

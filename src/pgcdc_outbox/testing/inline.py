@@ -126,7 +126,7 @@ class AsyncInlineClient(_Inline, AsyncClient):
         while jobs := self._line.take(later=later):
             await self._run(jobs)
 
-    async def _handle(self, tx: Any) -> AsyncHandle:
+    def _handle(self, tx: Any) -> AsyncHandle:
         return _AsyncEntry(self, waits=tx is not None)
 
     async def _run(self, jobs: Sequence[EnqueuedJob]) -> None:

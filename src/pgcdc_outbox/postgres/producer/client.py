@@ -205,8 +205,7 @@ class AsyncClient:
             max_payload_bytes=self._limit,
             encode=self._encode,
         )
-        handle = await self._handle(tx)
-        return await handle.insert(row)
+        return await self._handle(tx).insert(row)
 
     async def enqueue_many(self, jobs: Sequence[NewJob], *, tx: Any = None) -> list[int]:
         """Enqueue several jobs at once, and return their ids in the same order.
@@ -215,18 +214,14 @@ class AsyncClient:
         `JobInvalid` names the job, as in ``jobs[3].topic``.
         """
         rows = check_many(jobs, max_payload_bytes=self._limit, encode=self._encode)
-        if not rows:
-            return []
-
-        handle = await self._handle(tx)
-        return await handle.insert_many(rows)
+        return await self._handle(tx).insert_many(rows) if rows else []
 
     async def aclose(self) -> None:
         """Close the connection that was kept, if any. Calls with ``tx`` work as before."""
         await self._own.close()
 
-    async def _handle(self, tx: Any) -> AsyncHandle:
-        return self._own if tx is None else await join_async(tx, self._schema)
+    def _handle(self, tx: Any) -> AsyncHandle:
+        return self._own if tx is None else join_async(tx, self._schema)
 
     async def __aenter__(self) -> Self:
         return self

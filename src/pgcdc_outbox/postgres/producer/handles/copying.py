@@ -25,11 +25,12 @@ _CHUNK_BYTES: Final = 128 * 1024
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
 _NULL: Final = b"\xff\xff\xff\xff"
-_LENGTH: Final = struct.Struct("!i")
+_NULLS: Final = 4 * _NULL
+_LENGTH: Final = struct.Struct("!i").pack
 # The number of fields, then 8 bytes each: id, created_at and, if scheduled, due_at.
-_NOW: Final = struct.Struct("!hiqiq")
-_LATER: Final = struct.Struct("!hiqiqiq")
-_MOMENT: Final = struct.Struct("!iq")
+_NOW: Final = struct.Struct("!hiqiq").pack
+_LATER: Final = struct.Struct("!hiqiqiq").pack
+_MOMENT: Final = struct.Struct("!iq").pack
 _JSONB_VERSION: Final = b"\x01"
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -53,40 +54,63 @@ class Copy:
         return _statement(schema, self.table)
 
     def chunks(self) -> Iterator[bytes]:
-        """The data, in pieces of a size that a socket likes."""
-        parts = [_HEADER]
-        size = 0
+        """The data, in pieces of a size that a socket likes.
+
+        Written flat, because each call in it would be one for each job: so it takes less
+        than half of the time (guarded by `benchmarks/cases/bulk.py`).
+        """
+        created = self._created
+        topics = _Fields(self._encoding)
+        data = bytearray(_HEADER)
         for job in self._jobs:
-            part = self._tuple(job)
-            parts.append(part)
-            size += len(part)
-            if size >= _CHUNK_BYTES:
-                yield b"".join(parts)
-                parts = []
-                size = 0
+            if job.due_at is None:
+                data += _NOW(8, 8, job.id, 8, created)
+            else:
+                data += _LATER(9, 8, job.id, 8, created, 8, _timestamp(job.due_at))
 
-        yield b"".join((*parts, _TRAILER))
+            data += topics[job.topic]
+            data += _LENGTH(len(job.payload))
+            data += job.payload
+            if (
+                job.key is None
+                and job.headers is None
+                and job.content_type is None
+                and job.expires_at is None
+            ):
+                data += _NULLS
+            else:
+                data += self._rest(job)
 
-    def _tuple(self, job: Placed) -> bytes:
-        if job.due_at is None:
-            fixed = _NOW.pack(8, 8, job.id, 8, self._created)
-        else:
-            fixed = _LATER.pack(9, 8, job.id, 8, self._created, 8, _timestamp(job.due_at))
+            if len(data) >= _CHUNK_BYTES:
+                yield bytes(data)
+                data.clear()
 
+        yield bytes(data + _TRAILER)
+
+    def _rest(self, job: Placed) -> bytes:
+        """What most jobs do not have: key, headers, content type and expiry."""
         return b"".join(
             (
-                fixed,
-                self._text(job.topic),
-                _field(job.payload),
                 self._text(job.key),
                 self._text(job.headers, _JSONB_VERSION),
                 self._text(job.content_type),
-                _NULL if job.expires_at is None else _MOMENT.pack(8, _timestamp(job.expires_at)),
+                _NULL if job.expires_at is None else _MOMENT(8, _timestamp(job.expires_at)),
             )
         )
 
     def _text(self, text: str | None, prefix: bytes = b"") -> bytes:
         return _NULL if text is None else _field(prefix + text.encode(self._encoding))
+
+
+class _Fields(dict[str, bytes]):
+    """Fields by their text, each made once."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def __missing__(self, text: str) -> bytes:
+        self[text] = field = _field(text.encode(self._encoding))
+        return field
 
 
 def copies(placing: Placing, encoding: str = "utf-8") -> list[Copy]:
@@ -107,7 +131,7 @@ def _statement(schema: str, table: str) -> str:
 
 
 def _field(data: bytes) -> bytes:
-    return _LENGTH.pack(len(data)) + data
+    return _LENGTH(len(data)) + data
 
 
 def _timestamp(instant: datetime) -> int:

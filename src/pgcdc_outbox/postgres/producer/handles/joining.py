@@ -4,7 +4,7 @@ Told by the names of its classes, so that nobody's library is imported before
 they bring an object of it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
@@ -45,7 +45,7 @@ _ASYNCPG: Final = {
 }
 
 Join = Callable[[Any, str], Handle]
-AsyncJoin = Callable[[Any, str], Awaitable[AsyncHandle]]
+AsyncJoin = Callable[[Any, str], AsyncHandle]
 
 
 def join(tx: Any, schema: str) -> Handle:
@@ -61,12 +61,16 @@ def join(tx: Any, schema: str) -> Handle:
     return opener(tx, schema)
 
 
-async def join_async(tx: Any, schema: str) -> AsyncHandle:
-    """The handle that inserts in the transaction of ``tx``. Raises as `join` does."""
+def join_async(tx: Any, schema: str) -> AsyncHandle:
+    """The handle that inserts in the transaction of ``tx``.
+
+    Raises as `join` does; that of SQLAlchemy says only when it is used that a
+    transaction is missing, because it may have to connect to know.
+    """
     if (opener := _async_opener(tx.__class__)) is None:
         _refuse(tx, _ASYNC, "Use Client." if _opener(tx.__class__) else "")
 
-    return await opener(tx, schema)
+    return opener(tx, schema)
 
 
 @lru_cache(maxsize=256)

@@ -55,7 +55,10 @@ class Statements(Struct, frozen=True):
         if row.delay is not None or row.run_at is not None:
             return self.later
 
-        return self.expiring if row.expires else self.immediate
+        if row.expires_at is not None or row.time_to_live is not None:
+            return self.expiring
+
+        return self.immediate
 
 
 @lru_cache(maxsize=256)

@@ -32,8 +32,7 @@ class AsyncpgHandle:
             return await insert_once_async(row, self._statements, self._ask)
 
         statement = self._statements.of(row)
-        found = await self._connection.fetchrow(statement.text, *statement.values_of(row))
-        number: int = found[0]
+        number: int = await self._connection.fetchval(statement.text, *statement.values_of(row))
         return number
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
@@ -64,7 +63,7 @@ class AsyncpgHandle:
         return placing.ids
 
 
-async def join_async(tx: Any, schema: str) -> AsyncpgHandle:
+def join_async(tx: Any, schema: str) -> AsyncpgHandle:
     """Join the transaction of a connection, also of one that a pool lent."""
     if not tx.is_in_transaction():
         raise TransactionMissing(

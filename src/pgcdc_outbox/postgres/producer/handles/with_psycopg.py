@@ -126,7 +126,7 @@ def join(tx: Any, schema: str) -> PsycopgHandle:
     return PsycopgHandle(connection, schema)
 
 
-async def join_async(tx: Any, schema: str) -> AsyncPsycopgHandle:
+def join_async(tx: Any, schema: str) -> AsyncPsycopgHandle:
     """Join the transaction of an AsyncConnection, AsyncCursor or AsyncTransaction."""
     connection = tx if isinstance(tx, AsyncConnection) else tx.connection
     _require_transaction(connection)
