@@ -154,9 +154,16 @@ async def test_a_backlog_does_not_make_a_poll_dear(outbox: Outbox) -> None:
         target = outbox.value("select pg_current_snapshot()::text")
         _, began_later, running = since.split(":")
         least = -(2**63)
-        parameters = {"consumer": "default", "target": target, "limit": 5000, "bytes": 4_000_000}
+        parameters = {
+            "consumer": "default",
+            "target": target,
+            "limit": 5000,
+            "bytes": 4_000_000,
+            "small": 800,
+        }
         with psycopg.connect(outbox.dsn) as connection:
             for name, rows, extra in (
+                ("read_small", 1, {"xid": began_later, "id": least}),
                 ("read_later", 1, {"xid": began_later, "id": least}),
                 ("read_running", 0, {"xid": "0", "id": 0, "running": running.split(",")}),
             ):

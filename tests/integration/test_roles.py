@@ -131,6 +131,7 @@ def test_a_consumer_can_run_its_statements(acting, owner):
     span = {**me, "since": "1:1:", "target": "1:1:", "xid": "0", "id": 0}
     execute(consumer, "count_unsettled", {**span, "limit": 1})
     execute(consumer, "stay_in_partitions", {})
+    execute(consumer, "read_small", {**span, "limit": 1, "small": 1})
     execute(consumer, "read_later", {**span, "limit": 1, "bytes": 1})
     execute(consumer, "read_running", {**span, "running": ["3"], "limit": 1, "bytes": 1})
     execute(consumer, "save_reading", {**me, **position, "xid": "3", "id": 1})

@@ -17,7 +17,7 @@ from pgcdc_outbox.events import (
     SlotCreated,
     Streaming,
 )
-from pgcdc_outbox.postgres.source import span, table
+from pgcdc_outbox.postgres.source import span
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, slot_of, streaming
 
 
@@ -162,12 +162,14 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
     monkeypatch.setattr(span, "PAGE_BYTES", 1_000_000)
     pages: list[int] = []
 
-    async def counting(*args: Any) -> list[span.Row]:
-        rows = await span.read_page(*args)
+    read = span.Pages.next
+
+    async def counting(self: span.Pages) -> list[span.Row]:
+        rows = await read(self)
         pages.append(len(rows))
         return rows
 
-    monkeypatch.setattr(table, "read_page", counting)
+    monkeypatch.setattr(span.Pages, "next", counting)
     ids = outbox.put([b"x" * 400_000] * 10)
     recorder, watcher = Recorder(), Watcher()
     async with running(consumer(outbox, recorder, observers=[watcher])):

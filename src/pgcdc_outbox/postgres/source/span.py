@@ -11,15 +11,21 @@ from typing import Any
 from pgcdc_outbox.postgres.source.checkpoint import Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
 
-# A page is held in memory: so many rows, or about so many bytes of payload.
+# A page is held in memory, and the next one beside it: so many rows, or about so many
+# bytes of payload.
 PAGE_ROWS = 5000
 PAGE_BYTES = 4 * 1024 * 1024
 
 # What a look at a table of any size may take.
 _LONG_SECONDS = 3600.0
 
+_PAYLOAD = 4
+
 Row = tuple[Any, ...]
-"""id, created_at, attempt, topic, payload, key, headers, content_type, history, xid, expires_at."""
+"""id, created_at, attempt, topic, payload, key, headers, content_type, history, xid, expires_at.
+
+created_at is microseconds since 2000, expires_at the eight bytes of the same.
+"""
 
 Cursor = tuple[str, int]
 """Read up to this xid and id."""
@@ -28,36 +34,68 @@ COUNTED = 1_000_000
 _LEAST_ID = -(2**63)
 
 
-async def read_page(leadership: Leadership, span: Reconcile, cursor: Cursor) -> list[Row]:
-    """The next rows behind the cursor, in the order of (xid, id); none at the end.
+class Pages:
+    """The rows of a span from its cursor on, a page at a time, in the order of (xid, id)."""
 
-    Raises `OutboxError`.
-    """
-    running, first_later = _parts(span.since)
-    parameters = {
-        "consumer": leadership.consumer,
-        "target": span.target,
-        "limit": PAGE_ROWS,
-        "bytes": PAGE_BYTES,
-    }
-    later = _place(cursor) >= _place(first_later)
-    if running and not later:
-        rows = await leadership.rows_by_index(
-            "read_running",
-            {**parameters, "running": running, "xid": cursor[0], "id": cursor[1]},
-            doing="read the table",
-            within=_LONG_SECONDS,
-        )
+    def __init__(self, leadership: Leadership, span: Reconcile) -> None:
+        self._leadership = leadership
+        self._target = span.target
+        self._running, self._first_later = _parts(span.since)
+        self._cursor = span.cursor
+        # Until one comes that is not, payloads are taken to be small.
+        self._small = True
+
+    async def next(self) -> list[Row]:
+        """The next page; none at the end. Raises `OutboxError`."""
+        rows = await self._later() if self._is_later() else await self._while_running()
+        if rows:
+            self._cursor = cursor_of(rows[-1])
+
+        return rows
+
+    def _is_later(self) -> bool:
+        return not self._running or _place(self._cursor) >= _place(self._first_later)
+
+    async def _while_running(self) -> list[Row]:
+        rows = await self._read("read_running", running=self._running, bytes=PAGE_BYTES)
         if rows:
             return rows
 
-    xid, id_ = cursor if later else first_later
-    return await leadership.rows_by_index(
-        "read_later",
-        {**parameters, "xid": xid, "id": id_},
-        doing="read the table",
-        within=_LONG_SECONDS,
-    )
+        self._cursor = self._first_later
+        return await self._later()
+
+    async def _later(self) -> list[Row]:
+        self._cursor = max(self._cursor, self._first_later, key=_place)
+        small = PAGE_BYTES // PAGE_ROWS
+        if self._small:
+            rows = await self._read("read_small", small=small)
+            payloads = [row[_PAYLOAD] for row in rows]
+            if None not in payloads:
+                return rows
+
+            self._small = False
+            if first_large := payloads.index(None):
+                return rows[:first_large]
+
+        rows = await self._read("read_later", bytes=PAGE_BYTES)
+        self._small = all(len(row[_PAYLOAD]) <= small for row in rows)
+        return rows
+
+    async def _read(self, name: str, **parameters: object) -> list[Row]:
+        xid, id_ = self._cursor
+        return await self._leadership.rows_by_index(
+            name,
+            {
+                "consumer": self._leadership.consumer,
+                "target": self._target,
+                "limit": PAGE_ROWS,
+                "xid": xid,
+                "id": id_,
+                **parameters,
+            },
+            doing="read the table",
+            within=_LONG_SECONDS,
+        )
 
 
 async def count_rows(leadership: Leadership, span: Reconcile) -> int:
@@ -83,7 +121,7 @@ async def count_rows(leadership: Leadership, span: Reconcile) -> int:
 
 def cursor_of(row: Row) -> Cursor:
     """Where reading goes on behind this row."""
-    return str(int.from_bytes(row[9], "big")), row[0]
+    return str(row[9]), row[0]
 
 
 def _parts(snapshot: str) -> tuple[list[str], Cursor]:

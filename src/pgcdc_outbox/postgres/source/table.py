@@ -8,33 +8,55 @@ repeats little.
 
 import time
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import suppress
+from operator import attrgetter
+from typing import NamedTuple
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from pgcdc_outbox.consumer.intake import Intake
+from pgcdc_outbox.consumer.together import together
 from pgcdc_outbox.core.ahead import Ahead
 from pgcdc_outbox.core.batching import Batch
 from pgcdc_outbox.core.deliveries import number
 from pgcdc_outbox.core.progress import Progress, Ticket
-from pgcdc_outbox.job import JSON_TYPE, History, Job
+from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
-from pgcdc_outbox.postgres.source.rows import expires_us
-from pgcdc_outbox.postgres.source.span import Row, count_rows, cursor_of, read_page
+from pgcdc_outbox.postgres.source.span import Cursor, Pages, Row, count_rows, cursor_of
+from pgcdc_outbox.postgres.source.table_rows import bare, fresh_jobs, job_of
 
 # Rows between two marks: few, for what is settled behind a mark is repeated after a crash.
 _ROWS_PER_MARK = 32
 
+# Rows that are handed out before others get a turn: the handler, and who reads the next page.
+_ROWS_PER_TURN = 32 * _ROWS_PER_MARK
+
 # Beyond so many marks every other one is forgotten: one job runs for hours, others go on.
 _MOST_MARKS = 8192
 
-_UNIX_OF_2000_US: Final = 946_684_800_000_000
-_JSON_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
-_HISTORY: Final = msgspec.json.Decoder(History)
+
+class Mark(NamedTuple):
+    """A place in the table; spelled out only if it is saved, for few are."""
+
+    number: int
+    base: Checkpoint
+    cursor: Cursor | None = None
+    """How far the span of the base is read; None if the base itself is the place."""
+
+    @property
+    def place(self) -> Checkpoint:
+        """The place as it is saved."""
+        span = self.base.reconcile
+        if self.cursor is None or span is None:
+            return self.base
+
+        reached = msgspec.structs.replace(span, cursor=self.cursor)
+        return msgspec.structs.replace(self.base, reconcile=reached)
 
 
 class TableReading:
@@ -44,7 +66,7 @@ class TableReading:
         self._leadership = leadership
         self._known: Mapping[int, int] = {}
         self._progress = Progress(LSN(0))
-        self._marks: list[tuple[int, Checkpoint]] = [(0, start)]
+        self._marks = [Mark(0, start)]
         self._number = 0
         self._saved_number = 0
         self.saved = start
@@ -57,12 +79,12 @@ class TableReading:
     @property
     def settled(self) -> Checkpoint:
         """The last place such that everything before it is settled."""
-        return self._mark()[1]
+        return self._mark().place
 
     @property
     def place(self) -> Checkpoint:
         """The last place, settled or not."""
-        return self._marks[-1][1]
+        return self._marks[-1].place
 
     @property
     def end(self) -> int:
@@ -100,13 +122,9 @@ class TableReading:
 
         It does not wait until the jobs are settled.
         """
-        cursor = span.cursor
-        while rows := await read_page(self._leadership, span, cursor):
-            cursor = cursor_of(rows[-1])
-            self._deliver(rows, span, intake)
-            while intake.full and not intake.closed:
-                await intake.room()
-
+        pages = Pages(self._leadership, span)
+        if first := await pages.next():
+            await self._read_and_hand_out(first, pages, span, intake)
             if intake.closed:
                 return False
 
@@ -133,20 +151,21 @@ class TableReading:
 
         Raises `Fenced` and other `OutboxError`.
         """
-        number, mark = self._mark()
-        if number == self._saved_number:
+        mark = self._mark()
+        if mark.number == self._saved_number:
             return False
 
-        plan = mark.reconcile
+        place = mark.place
+        plan = place.reconcile
         xid, id_ = (None, None) if plan is None else plan.cursor
         await self._leadership.fenced(
             "save_reading",
             {
-                "system_id": mark.system.system_id,
-                "timeline": mark.system.timeline,
-                "snapshot": mark.snapshot,
-                "lsn": str(mark.lsn),
-                "flushed": str(mark.flushed),
+                "system_id": place.system.system_id,
+                "timeline": place.system.timeline,
+                "snapshot": place.snapshot,
+                "lsn": str(place.lsn),
+                "flushed": str(place.flushed),
                 "target": None if plan is None else plan.target,
                 "target_lsn": None if plan is None else str(plan.position),
                 "xid": xid,
@@ -154,54 +173,95 @@ class TableReading:
             },
             doing="save how far the table was read",
         )
-        self._saved_number, self.saved = number, mark
+        self._saved_number, self.saved = mark.number, place
         return True
 
-    def _deliver(self, rows: Sequence[Row], span: Reconcile, intake: Intake) -> None:
+    async def _read_and_hand_out(
+        self, first: list[Row], pages: Pages, span: Reconcile, intake: Intake
+    ) -> None:
+        """Hand out pages to the last; while one is handed out and handled, the next is read."""
+        # It has no room of its own, so that one page is read ahead, and no more.
+        reader, pages_read = anyio.create_memory_object_stream[list[Row]](0)
+
+        async def read() -> None:
+            rows = first
+            # Broken by the other end, when the intake was closed.
+            with reader, suppress(anyio.BrokenResourceError):
+                while rows:
+                    await reader.send(rows)
+                    rows = await pages.next()
+
+        async def hand_out() -> None:
+            with pages_read:
+                async for rows in pages_read:
+                    await self._hand_out(rows, span, intake)
+                    if intake.closed:
+                        break
+
+        await together(read, hand_out)
+
+    async def _hand_out(self, rows: list[Row], span: Reconcile, intake: Intake) -> None:
+        """Hand out a page, as far as the intake has room before it is closed."""
+        base = msgspec.structs.replace(self.place, reconcile=span)
+        for at in range(0, len(rows), _ROWS_PER_TURN):
+            while intake.full and not intake.closed:
+                await intake.room()
+
+            if intake.closed:
+                return
+
+            self._deliver(rows[at : at + _ROWS_PER_TURN], base, intake)
+            await checkpoint()
+
+    def _deliver(self, rows: list[Row], base: Checkpoint, intake: Intake) -> None:
         now = time.monotonic()
         for at in range(0, len(rows), _ROWS_PER_MARK):
             part = rows[at : at + _ROWS_PER_MARK]
             ticket = self._progress.begin()
             self._hand_over(part, ticket, intake, now)
-            reached = msgspec.structs.replace(span, cursor=cursor_of(part[-1]))
-            self._commit(ticket, msgspec.structs.replace(self.place, reconcile=reached))
+            self._commit(ticket, base, cursor_of(part[-1]))
 
         intake.release(idle=False)
 
-    def _hand_over(self, rows: Sequence[Row], ticket: Ticket, intake: Intake, now: float) -> None:
+    def _hand_over(self, rows: list[Row], ticket: Ticket, intake: Intake, now: float) -> None:
+        run = [] if self._known else fresh_jobs(rows)
+        if len(run) < len(rows):
+            run = self._put_unusual(rows, ticket, intake, now)
+
+        if run:
+            self._put_run(run, ticket, intake, now)
+
+    def _put_unusual(
+        self, rows: list[Row], ticket: Ticket, intake: Intake, now: float
+    ) -> list[Job]:
+        """Hand over rows of which some are no fresh jobs; returns the fresh ones at the end."""
         run: list[Job] = []
-        size = 0
         for row in rows:
-            id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
-            usual = attempt is None and headers is history is expires is None
-            if usual and id_ not in self._known:
-                run.append(Job(id_, topic, payload, key, {}, kind or JSON_TYPE, 1, _us(created)))
-                size += len(payload)
+            fresh = fresh_jobs([row])
+            if fresh and fresh[0].id not in self._known:
+                run += fresh
                 continue
 
             if run:
-                self._put_run(run, ticket, size, intake, now)
-                run, size = [], 0
+                self._put_run(run, ticket, intake, now)
+                run = []
 
             self._put_one(row, ticket, intake, now)
 
-        if run:
-            self._put_run(run, ticket, size, intake, now)
+        return run
 
-    def _put_run(
-        self, run: list[Job], ticket: Ticket, size: int, intake: Intake, now: float
-    ) -> None:
+    def _put_run(self, run: list[Job], ticket: Ticket, intake: Intake, now: float) -> None:
         ticket.owed += len(run)
         self.handed_out += len(run)
-        intake.put_many(run, ticket, size, now)
+        intake.put_many(run, ticket, sum([len(job.payload) for job in run]), now)
 
     def _put_one(self, row: Row, ticket: Ticket, intake: Intake, now: float) -> None:
         why = ""
         try:
-            job = _job(row)
+            job = job_of(row)
         except Exception as error:
             # Data, as in the log: it must not end the consumer.
-            job, why = _bare(row), f"{type(error).__name__}: {error}"
+            job, why = bare(row), f"{type(error).__name__}: {error}"
 
         if self._known.get(job.id, 0) >= number(job):
             # Settled before, but not by the place that was saved.
@@ -225,52 +285,23 @@ class TableReading:
         )
         if not self._progress.open:
             self._number += 1
-            self._marks = [(self._number, at_end)]
+            self._marks = [Mark(self._number, at_end)]
             self._progress.observe(LSN(self._number))
         elif self.place.reconcile is None:
             # It held nothing: the place where the one before ends has moved.
-            self._marks[-1] = (self._number, at_end)
+            self._marks[-1] = Mark(self._number, at_end)
         else:
             self._commit(self._progress.begin(), at_end)
 
-    def _commit(self, ticket: Ticket, mark: Checkpoint) -> None:
+    def _commit(self, ticket: Ticket, base: Checkpoint, cursor: Cursor | None = None) -> None:
         self._number += 1
-        self._marks.append((self._number, mark))
+        self._marks.append(Mark(self._number, base, cursor))
         self._progress.commit(ticket, LSN(self._number))
         if len(self._marks) > _MOST_MARKS:
             del self._marks[1:-1:2]
 
-    def _mark(self) -> tuple[int, Checkpoint]:
+    def _mark(self) -> Mark:
         """The last mark that is settled; those before it are forgotten."""
-        place = bisect_right(self._marks, int(self._progress.flushed), key=lambda mark: mark[0])
+        place = bisect_right(self._marks, int(self._progress.flushed), key=attrgetter("number"))
         del self._marks[: place - 1]
         return self._marks[0]
-
-
-def _bare(row: Row) -> Job:
-    """What a person will want to see of a row that is no job."""
-    id_, created, attempt, topic, payload, key, *_ = row
-    return Job(
-        id=id_, topic=topic, payload=payload, key=key, attempt=attempt or 1, created_us=_us(created)
-    )
-
-
-def _job(row: Row) -> Job:
-    id_, created, attempt, topic, payload, key, headers, kind, history, _, expires = row
-    past = None if history is None else _HISTORY.decode(history)
-    return Job(
-        id=id_,
-        topic=topic,
-        payload=payload,
-        key=key,
-        headers={} if headers is None else _JSON_OBJECT.decode(headers),
-        content_type=kind or JSON_TYPE,
-        attempt=attempt or 1,
-        created_us=_us(created) if past is None else past.created_us,
-        history=past,
-        expires_us=None if expires is None else expires_us(expires),
-    )
-
-
-def _us(created: bytes) -> int:
-    return int.from_bytes(created, "big", signed=True) + _UNIX_OF_2000_US
