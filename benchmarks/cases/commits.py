@@ -33,7 +33,6 @@ class Commits(Case):
     name = "commits"
     title = "Commits of many clients"
     unit = "commits/s"
-    repetitions = 3
     counted = (
         "Transactions of pgbench, one job in each, without the time to connect. The reader is a "
         "consumer with its defaults, on the same machine as everything else, and so takes "
@@ -45,7 +44,7 @@ class Commits(Case):
     )
 
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
-        seconds = scale.duration(5, quick=1)
+        seconds = scale.duration(3, quick=1)
         with place.database() as dsn:
             outbox.create(dsn)
             read_all(dsn)

@@ -1,11 +1,11 @@
 """Handles of psycopg: connections, cursors and transactions, sync and async.
 
-Each statement has a plain cursor of its own, so that neither the results of the
+Each statement has a plain cursor of ours, so that neither the results of the
 caller's cursor nor a row factory get in the way.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from psycopg import AsyncConnection, AsyncCursor, BaseConnection, Connection, Cursor
 from psycopg.pq import TransactionStatus
@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 
 from pgcdc_outbox.errors import TransactionMissing
 from pgcdc_outbox.postgres.producer.enqueue import Row
+from pgcdc_outbox.postgres.producer.handles.beside import Beside
 from pgcdc_outbox.postgres.producer.handles.copying import copies
 from pgcdc_outbox.postgres.producer.handles.once import (
     Found,
@@ -25,14 +26,19 @@ from pgcdc_outbox.postgres.producer.handles.once import (
 from pgcdc_outbox.postgres.producer.handles.placing import place
 from pgcdc_outbox.postgres.producer.handles.statements import Statement, formatted
 
+_BESIDE: Final = Beside[Cursor[Any]](Cursor)
+_ASYNC_BESIDE: Final = Beside[AsyncCursor[Any]](AsyncCursor)
+
 
 class PsycopgHandle:
     """A psycopg connection, in whatever transaction it is."""
 
-    __slots__ = ("_connection", "_schema", "_statements")
+    __slots__ = ("_connection", "_schema", "_statements", "_theirs")
 
-    def __init__(self, connection: Connection[Any], schema: str) -> None:
+    def __init__(self, connection: Connection[Any], schema: str, theirs: Any = None) -> None:
+        """``theirs`` is the cursor of that connection that the caller gave, if it was one."""
         self._connection = connection
+        self._theirs = theirs
         self._schema = schema
         self._statements = formatted(schema)
 
@@ -42,8 +48,9 @@ class PsycopgHandle:
             return insert_once(row, self._statements, self._ask)
 
         statement = self._statements.of(row)
-        cursor = Cursor(self._connection, row_factory=tuple_row)
+        cursor = _BESIDE.take(self._theirs, self._connection)
         found = cursor.execute(statement.text, statement.values_of(row)).fetchone()
+        _BESIDE.give_back(self._theirs, cursor)
         return _only(found)
 
     def insert_many(self, rows: Sequence[Row]) -> list[int]:
@@ -75,10 +82,12 @@ class PsycopgHandle:
 class AsyncPsycopgHandle:
     """An asynchronous psycopg connection, in whatever transaction it is."""
 
-    __slots__ = ("_connection", "_schema", "_statements")
+    __slots__ = ("_connection", "_schema", "_statements", "_theirs")
 
-    def __init__(self, connection: AsyncConnection[Any], schema: str) -> None:
+    def __init__(self, connection: AsyncConnection[Any], schema: str, theirs: Any = None) -> None:
+        """``theirs`` is the cursor of that connection that the caller gave, if it was one."""
         self._connection = connection
+        self._theirs = theirs
         self._schema = schema
         self._statements = formatted(schema)
 
@@ -88,9 +97,11 @@ class AsyncPsycopgHandle:
             return await insert_once_async(row, self._statements, self._ask)
 
         statement = self._statements.of(row)
-        cursor = AsyncCursor(self._connection, row_factory=tuple_row)
+        cursor = _ASYNC_BESIDE.take(self._theirs, self._connection)
         await cursor.execute(statement.text, statement.values_of(row))
-        return _only(await cursor.fetchone())
+        found = await cursor.fetchone()
+        _ASYNC_BESIDE.give_back(self._theirs, cursor)
+        return _only(found)
 
     async def insert_many(self, rows: Sequence[Row]) -> list[int]:
         """Insert some rows, at least one; their ids, in the same order."""
@@ -123,14 +134,14 @@ def join(tx: Any, schema: str) -> PsycopgHandle:
     """Join the transaction of a Connection, Cursor or Transaction."""
     connection = tx if isinstance(tx, Connection) else tx.connection
     _require_transaction(connection)
-    return PsycopgHandle(connection, schema)
+    return PsycopgHandle(connection, schema, tx if isinstance(tx, Cursor) else None)
 
 
 def join_async(tx: Any, schema: str) -> AsyncPsycopgHandle:
     """Join the transaction of an AsyncConnection, AsyncCursor or AsyncTransaction."""
     connection = tx if isinstance(tx, AsyncConnection) else tx.connection
     _require_transaction(connection)
-    return AsyncPsycopgHandle(connection, schema)
+    return AsyncPsycopgHandle(connection, schema, tx if isinstance(tx, AsyncCursor) else None)
 
 
 def _require_transaction(connection: BaseConnection[Any]) -> None:
