@@ -1,4 +1,7 @@
-"""Draining a backlog by polling the table, with batches and backlogs of several sizes."""
+"""Draining a backlog by polling the table, with batches and backlogs of several sizes.
+
+Against what pg_recvlogical makes of the same backlog, so that the two ways to read can be compared.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +13,7 @@ from benchmarks.place import Place
 
 BATCHES = (10_000, 1000, 100)
 PER_TRANSACTION = 1000
+YARDSTICK = "pg_recvlogical"
 
 
 class Poll(Case):
@@ -21,7 +25,8 @@ class Poll(Case):
     growing = "jobs in the backlog"
     counted = (
         "Jobs over the time of the whole run, connecting and ending included, interpreter and "
-        "imports not. The handler does nothing. 1,000 jobs in a transaction."
+        "imports not. The handler does nothing. 1,000 jobs in a transaction. pg_recvlogical reads "
+        "the same jobs from the log, and throws them away."
     )
     durable = (
         "The jobs were committed before. When a run ends, the position is saved, written to the "
@@ -35,13 +40,21 @@ class Poll(Case):
                 yield Point(
                     name=f"a backlog of {made.jobs:,}",
                     x=made.jobs,
+                    yardstick=YARDSTICK,
                     contenders=[
                         Contender(
-                            name="polling, no-op",
-                            run=partial(_poll, place, made, batch),
-                            settings="defaults" if batch == 100 else f"batch_size={batch}",
-                        )
-                        for batch in BATCHES
+                            name=YARDSTICK,
+                            run=partial(made.recvlogical, place.transports[0]),
+                            settings="-f /dev/null",
+                        ),
+                        *(
+                            Contender(
+                                name="polling, no-op",
+                                run=partial(_poll, place, made, batch),
+                                settings="defaults" if batch == 100 else f"batch_size={batch}",
+                            )
+                            for batch in BATCHES
+                        ),
                     ],
                 )
 

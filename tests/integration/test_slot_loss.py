@@ -18,6 +18,7 @@ from pgcdc_outbox.events import (
     Streaming,
 )
 from pgcdc_outbox.postgres.source import span
+from pgcdc_outbox.postgres.source.page import Part
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, slot_of, streaming
 
 
@@ -164,10 +165,10 @@ async def test_large_payloads_are_re_read_a_few_at_a_time(
 
     read = span.Pages.next
 
-    async def counting(self: span.Pages) -> list[span.Row]:
-        rows = await read(self)
-        pages.append(len(rows))
-        return rows
+    async def counting(self: span.Pages) -> list[Part]:
+        parts = await read(self)
+        pages.append(sum(len(part.fresh) for part in parts))
+        return parts
 
     monkeypatch.setattr(span.Pages, "next", counting)
     ids = outbox.put([b"x" * 400_000] * 10)

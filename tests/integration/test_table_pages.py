@@ -7,6 +7,7 @@ import pytest
 
 from pgcdc_outbox import Job
 from pgcdc_outbox.postgres.source import span
+from pgcdc_outbox.postgres.source.page import Page, Part
 from tests.harness import Outbox, Recorder, consumer, running
 from tests.wait import eventually_async
 
@@ -19,20 +20,28 @@ def mode() -> str:
 
 
 class Pages:
-    """Notes how many rows each page had that was read."""
+    """Notes how many rows each page had that was read, and which statements read them."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
+        self.statements: list[str] = []
         self.largest = 0
         read = span.Pages.next
 
-        async def next_(pages: span.Pages) -> list[span.Row]:
-            rows = await read(pages)
-            self.rows.append(len(rows))
-            self.largest = max(self.largest, sum(len(row[4]) for row in rows))
-            return rows
+        async def next_(pages: span.Pages) -> list[Part]:
+            parts = await read(pages)
+            self.rows.append(sum(len(part.fresh) for part in parts))
+            self.largest = max(self.largest, sum(part.size for part in parts))
+            return parts
+
+        run = span.Pages._read
+
+        async def run_(pages: span.Pages, name: str, **parameters: object) -> Page:
+            self.statements.append(name)
+            return await run(pages, name, **parameters)
 
         patch.setattr(span.Pages, "next", next_)
+        patch.setattr(span.Pages, "_read", run_)
 
 
 async def test_small_and_large_payloads_in_any_order(
@@ -56,10 +65,10 @@ async def test_small_and_large_payloads_in_any_order(
     # The row that exceeds the bytes is the last one.
     assert pages.largest <= (20 + 50) * SMALL
     assert all(rows <= 20 for rows in pages.rows)
-    # Full pages of small ones come again after those that are not.
-    assert pages.rows[0] == 20
-    assert pages.rows[-2:] != [0, 0]
-    assert 20 in pages.rows[5:]
+    # Bytes are added up only where they have to be.
+    assert pages.statements[:2] == ["read_small"] * 2
+    assert "read_later" in pages.statements
+    assert pages.statements[-2:] == ["read_small"] * 2
 
 
 async def test_a_page_is_read_while_another_is_handled_and_not_more(

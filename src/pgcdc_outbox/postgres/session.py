@@ -111,24 +111,25 @@ class Session:
             STATEMENT_SECONDS,
         )
 
-    async def by_index(
+    async def load_by_index(
         self,
         statement: str,
         params: Params,
         *,
         locking: str,
+        load: Callable[[list[Row]], None],
         doing: str,
         within: float = STATEMENT_SECONDS,
-    ) -> list[Row]:
-        """The rows of a statement that is to follow an index, whatever the statistics say.
+    ) -> None:
+        """Load the rows of a statement that is to follow an index, whatever the statistics say.
 
         Of a table that has grown since it was analysed the planner expects few new
         rows, and would sort all of them for each page. ``locking`` is run before it, in
-        the same transaction.
+        the same transaction; ``load`` is given the rows a few at a time.
         """
-        return await self._take(
-            lambda connection: statements.rows_by_index(
-                connection, statement, params, locking=locking, doing=doing
+        await self._take(
+            lambda connection: statements.load_by_index(
+                connection, statement, params, locking=locking, load=load, doing=doing
             ),
             doing,
             within,

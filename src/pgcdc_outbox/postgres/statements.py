@@ -1,6 +1,6 @@
 """Statements on a connection of asyncio: their rows, or an error of this library."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -16,6 +16,10 @@ Connection = psycopg.AsyncConnection[Row]
 # Types that are loaded as the number that they are sent as, which the driver does in C:
 # timestamptz, microseconds since 2000, and xid8.
 _EIGHT_BYTES: Final = (1184, 5069)
+
+# Fewer rows than the tuples at which the garbage collector of Python looks: they are gone
+# again before it does.
+_LOADED_AT_ONCE: Final = 512
 
 _BY_INDEX: Final = (
     "set local enable_seqscan = off; set local enable_bitmapscan = off; "
@@ -43,15 +47,22 @@ async def copy(connection: Connection, statement: str, rows: bytes, *, doing: st
         raise map_error(error, doing=doing) from error
 
 
-async def rows_by_index(
-    connection: Connection, statement: str, params: Params, *, locking: str, doing: str
-) -> list[Row]:
-    """Its rows, found with an index, whatever the statistics say; times and xids as numbers.
+async def load_by_index(
+    connection: Connection,
+    statement: str,
+    params: Params,
+    *,
+    locking: str,
+    load: Callable[[list[Row]], None],
+    doing: str,
+) -> None:
+    """Load its rows, found with an index, whatever the statistics say; times and xids as numbers.
 
-    ``locking`` is run before it, in the same transaction.
+    ``locking`` is run before it, in the same transaction. ``load`` is given the rows a few
+    at a time.
     """
-    # Before each page, and in one message: an answer takes a turn of the event loop, which
-    # whoever handles the page before keeps busy.
+    # In one message, for an answer takes a turn of the event loop, which whoever handles
+    # the page before keeps busy.
     prepare = (_BY_INDEX + locking.replace("%%", "%")).encode()
     try:
         # For this transaction alone: the session may be lent to others.
@@ -62,7 +73,9 @@ async def rows_by_index(
                 cursor.adapters.register_loader(oid, Int8BinaryLoader)
 
             await cursor.execute(statement.encode(), params or {}, binary=True)
-            return await cursor.fetchall()
+
+        while rows := await cursor.fetchmany(_LOADED_AT_ONCE):
+            load(rows)
     except psycopg.Error as error:
         raise map_error(error, doing=doing) from error
 

@@ -1,6 +1,6 @@
 """Being the one instance that runs a consumer: the lock, and the epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -121,17 +121,25 @@ class Leadership(Struct, frozen=True, kw_only=True):
         """Run a query on the connection that holds the consumer."""
         return await self.session.rows(query(name, self.schema), params, doing=doing, within=within)
 
-    async def rows_by_index(
-        self, name: str, params: Params, *, doing: str, within: float
-    ) -> list[Row]:
-        """Run a query of the jobs that is to follow an index, whatever the statistics say.
+    async def load_by_index(
+        self,
+        name: str,
+        params: Params,
+        *,
+        load: Callable[[list[Row]], None],
+        doing: str,
+        within: float,
+    ) -> None:
+        """Load the rows of a query of the jobs by an index, whatever the statistics say.
 
         It misses no row that maintenance moves to another partition meanwhile.
+        ``load`` is given them a few at a time.
         """
-        return await self.session.by_index(
+        await self.session.load_by_index(
             query(name, self.schema),
             params,
             locking=query("stay_in_partitions", self.schema),
+            load=load,
             doing=doing,
             within=within,
         )

@@ -6,10 +6,9 @@ that began later; both are found by the index on (xid, id), however many rows
 stand in the table and however long somebody's transaction has been open.
 """
 
-from typing import Any
-
 from pgcdc_outbox.postgres.source.checkpoint import Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
+from pgcdc_outbox.postgres.source.page import Cursor, Page, Part
 
 # A page is held in memory, and the next one beside it: so many rows, or about so many
 # bytes of payload.
@@ -18,17 +17,6 @@ PAGE_BYTES = 4 * 1024 * 1024
 
 # What a look at a table of any size may take.
 _LONG_SECONDS = 3600.0
-
-_PAYLOAD = 4
-
-Row = tuple[Any, ...]
-"""id, created_at, attempt, topic, payload, key, headers, content_type, history, xid, expires_at.
-
-created_at is microseconds since 2000, expires_at the eight bytes of the same.
-"""
-
-Cursor = tuple[str, int]
-"""Read up to this xid and id."""
 
 COUNTED = 1_000_000
 _LEAST_ID = -(2**63)
@@ -45,45 +33,41 @@ class Pages:
         # Until one comes that is not, payloads are taken to be small.
         self._small = True
 
-    async def next(self) -> list[Row]:
+    async def next(self) -> list[Part]:
         """The next page; none at the end. Raises `OutboxError`."""
-        rows = await self._later() if self._is_later() else await self._while_running()
-        if rows:
-            self._cursor = cursor_of(rows[-1])
+        parts = await self._later() if self._is_later() else await self._while_running()
+        if parts:
+            self._cursor = parts[-1].end
 
-        return rows
+        return parts
 
     def _is_later(self) -> bool:
         return not self._running or _place(self._cursor) >= _place(self._first_later)
 
-    async def _while_running(self) -> list[Row]:
-        rows = await self._read("read_running", running=self._running, bytes=PAGE_BYTES)
-        if rows:
-            return rows
+    async def _while_running(self) -> list[Part]:
+        page = await self._read("read_running", running=self._running, bytes=PAGE_BYTES)
+        if page.parts:
+            return page.parts
 
         self._cursor = self._first_later
         return await self._later()
 
-    async def _later(self) -> list[Row]:
+    async def _later(self) -> list[Part]:
         self._cursor = max(self._cursor, self._first_later, key=_place)
         small = PAGE_BYTES // PAGE_ROWS
         if self._small:
-            rows = await self._read("read_small", small=small)
-            payloads = [row[_PAYLOAD] for row in rows]
-            if None not in payloads:
-                return rows
+            page = await self._read("read_small", small=small)
+            self._small = not page.cut
+            if page.parts or not page.cut:
+                return page.parts
 
-            self._small = False
-            if first_large := payloads.index(None):
-                return rows[:first_large]
+        page = await self._read("read_later", bytes=PAGE_BYTES)
+        self._small = page.largest <= small
+        return page.parts
 
-        rows = await self._read("read_later", bytes=PAGE_BYTES)
-        self._small = all(len(row[_PAYLOAD]) <= small for row in rows)
-        return rows
-
-    async def _read(self, name: str, **parameters: object) -> list[Row]:
-        xid, id_ = self._cursor
-        return await self._leadership.rows_by_index(
+    async def _read(self, name: str, **parameters: object) -> Page:
+        page, (xid, id_) = Page(), self._cursor
+        await self._leadership.load_by_index(
             name,
             {
                 "consumer": self._leadership.consumer,
@@ -93,9 +77,11 @@ class Pages:
                 "id": id_,
                 **parameters,
             },
+            load=page.load,
             doing="read the table",
             within=_LONG_SECONDS,
         )
+        return page
 
 
 async def count_rows(leadership: Leadership, span: Reconcile) -> int:
@@ -117,11 +103,6 @@ async def count_rows(leadership: Leadership, span: Reconcile) -> int:
         doing="count the jobs",
     )
     return int(count)
-
-
-def cursor_of(row: Row) -> Cursor:
-    """Where reading goes on behind this row."""
-    return str(row[9]), row[0]
 
 
 def _parts(snapshot: str) -> tuple[list[str], Cursor]:

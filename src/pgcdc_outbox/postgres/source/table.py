@@ -27,14 +27,12 @@ from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.postgres.source.checkpoint import Checkpoint, Reconcile
 from pgcdc_outbox.postgres.source.leadership import Leadership
-from pgcdc_outbox.postgres.source.span import Cursor, Pages, Row, count_rows, cursor_of
-from pgcdc_outbox.postgres.source.table_rows import bare, fresh_jobs, job_of
+from pgcdc_outbox.postgres.source.page import Cursor, Part
+from pgcdc_outbox.postgres.source.rows import Undecodable
+from pgcdc_outbox.postgres.source.span import Pages, count_rows
 
-# Rows between two marks: few, for what is settled behind a mark is repeated after a crash.
-_ROWS_PER_MARK = 32
-
-# Rows that are handed out before others get a turn: the handler, and who reads the next page.
-_ROWS_PER_TURN = 32 * _ROWS_PER_MARK
+# Parts that are handed out before others get a turn: the handler, and who reads the next page.
+_PARTS_PER_TURN = 32
 
 # Beyond so many marks every other one is forgotten: one job runs for hours, others go on.
 _MOST_MARKS = 8192
@@ -177,100 +175,68 @@ class TableReading:
         return True
 
     async def _read_and_hand_out(
-        self, first: list[Row], pages: Pages, span: Reconcile, intake: Intake
+        self, first: list[Part], pages: Pages, span: Reconcile, intake: Intake
     ) -> None:
         """Hand out pages to the last; while one is handed out and handled, the next is read."""
         # It has no room of its own, so that one page is read ahead, and no more.
-        reader, pages_read = anyio.create_memory_object_stream[list[Row]](0)
+        reader, pages_read = anyio.create_memory_object_stream[list[Part]](0)
 
         async def read() -> None:
-            rows = first
+            parts = first
             # Broken by the other end, when the intake was closed.
             with reader, suppress(anyio.BrokenResourceError):
-                while rows:
-                    await reader.send(rows)
-                    rows = await pages.next()
+                while parts:
+                    await reader.send(parts)
+                    parts = await pages.next()
 
         async def hand_out() -> None:
             with pages_read:
-                async for rows in pages_read:
-                    await self._hand_out(rows, span, intake)
+                async for parts in pages_read:
+                    await self._hand_out(parts, span, intake)
                     if intake.closed:
                         break
 
         await together(read, hand_out)
 
-    async def _hand_out(self, rows: list[Row], span: Reconcile, intake: Intake) -> None:
+    async def _hand_out(self, parts: list[Part], span: Reconcile, intake: Intake) -> None:
         """Hand out a page, as far as the intake has room before it is closed."""
         base = msgspec.structs.replace(self.place, reconcile=span)
-        for at in range(0, len(rows), _ROWS_PER_TURN):
+        for at in range(0, len(parts), _PARTS_PER_TURN):
             while intake.full and not intake.closed:
                 await intake.room()
 
             if intake.closed:
                 return
 
-            self._deliver(rows[at : at + _ROWS_PER_TURN], base, intake)
+            now = time.monotonic()
+            for part in parts[at : at + _PARTS_PER_TURN]:
+                ticket = self._progress.begin()
+                self._hand_over(part, ticket, intake, now)
+                self._commit(ticket, base, part.end)
+
+            intake.release(idle=False)
             await checkpoint()
 
-    def _deliver(self, rows: list[Row], base: Checkpoint, intake: Intake) -> None:
-        now = time.monotonic()
-        for at in range(0, len(rows), _ROWS_PER_MARK):
-            part = rows[at : at + _ROWS_PER_MARK]
-            ticket = self._progress.begin()
-            self._hand_over(part, ticket, intake, now)
-            self._commit(ticket, base, cursor_of(part[-1]))
+    def _hand_over(self, part: Part, ticket: Ticket, intake: Intake, now: float) -> None:
+        if part.fresh and not self._known:
+            ticket.owed += len(part.fresh)
+            self.handed_out += len(part.fresh)
+            intake.put_many(part.fresh, ticket, part.size, now)
+            return
 
-        intake.release(idle=False)
+        for each in part.others or part.fresh:
+            self._put_one(each, ticket, intake, now)
 
-    def _hand_over(self, rows: list[Row], ticket: Ticket, intake: Intake, now: float) -> None:
-        run = [] if self._known else fresh_jobs(rows)
-        if len(run) < len(rows):
-            run = self._put_unusual(rows, ticket, intake, now)
-
-        if run:
-            self._put_run(run, ticket, intake, now)
-
-    def _put_unusual(
-        self, rows: list[Row], ticket: Ticket, intake: Intake, now: float
-    ) -> list[Job]:
-        """Hand over rows of which some are no fresh jobs; returns the fresh ones at the end."""
-        run: list[Job] = []
-        for row in rows:
-            fresh = fresh_jobs([row])
-            if fresh and fresh[0].id not in self._known:
-                run += fresh
-                continue
-
-            if run:
-                self._put_run(run, ticket, intake, now)
-                run = []
-
-            self._put_one(row, ticket, intake, now)
-
-        return run
-
-    def _put_run(self, run: list[Job], ticket: Ticket, intake: Intake, now: float) -> None:
-        ticket.owed += len(run)
-        self.handed_out += len(run)
-        intake.put_many(run, ticket, sum([len(job.payload) for job in run]), now)
-
-    def _put_one(self, row: Row, ticket: Ticket, intake: Intake, now: float) -> None:
-        why = ""
-        try:
-            job = job_of(row)
-        except Exception as error:
-            # Data, as in the log: it must not end the consumer.
-            job, why = bare(row), f"{type(error).__name__}: {error}"
-
+    def _put_one(self, each: Job | Undecodable, ticket: Ticket, intake: Intake, now: float) -> None:
+        job = each.job if isinstance(each, Undecodable) else each
         if self._known.get(job.id, 0) >= number(job):
             # Settled before, but not by the place that was saved.
             return
 
         ticket.owed += 1
         self.handed_out += 1
-        if why:
-            intake.put_dead(job, why, ticket, now)
+        if isinstance(each, Undecodable):
+            intake.put_dead(job, each.reason, ticket, now)
         else:
             intake.put(job, ticket, now)
 
