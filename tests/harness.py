@@ -63,10 +63,11 @@ class Outbox:
 
     def slot(self) -> dict[str, Any]:
         """What the server says of the outbox's only slot."""
-        ((slot,),) = self.rows(
+        slots = self.rows(
             "select to_jsonb(s) from pg_replication_slots s where database = current_database()"
         )
-        return dict(slot)
+        assert len(slots) == 1, slots
+        return dict(slots[0][0])
 
     def cut_off_reader(self) -> None:
         """End the connection that jobs come through, as an administrator might."""

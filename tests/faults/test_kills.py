@@ -150,7 +150,7 @@ def leave_it(scene: Scene, worker: Worker) -> None:
     [
         ("StandingBy", another_instance, leave_it, {}),
         ("ChoreFailed", without_a_table, leave_it, {}),
-        ("LoopStalled", an_impatient_server, leave_it, {"blocks": True, "seconds": 0.5}),
+        ("LoopStalled", an_impatient_server, leave_it, {"blocks": True, "seconds": 1.0}),
         ("Disconnected", nothing, end_the_connection, {}),
         ("Stopping", nothing, ask_to_stop, {}),
         (

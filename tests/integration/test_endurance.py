@@ -12,7 +12,8 @@ from anyio import to_thread
 from pgcdc_outbox import Job
 from pgcdc_outbox.events import CheckpointSaved, Disconnected, JobDead, SlotCreated, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.source.table import TableReading
+from pgcdc_outbox.postgres.source.page import Part
+from pgcdc_outbox.postgres.source.span import Pages
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 from tests.wait import eventually_async
 
@@ -254,17 +255,19 @@ async def test_rereading_large_jobs_takes_little_memory(
     )
     outbox.put(range(20))
     pages = []
-    deliver = TableReading._deliver
+    read = Pages.next
 
-    def spy(self: Any, rows: list[tuple[Any, ...]], *rest: Any) -> None:
-        pages.append(sum(len(row[4]) for row in rows))
-        deliver(self, rows, *rest)
+    async def spy(self: Pages) -> list[Part]:
+        parts = await read(self)
+        pages.append(sum(part.size for part in parts))
+        return parts
 
-    monkeypatch.setattr(TableReading, "_deliver", spy)
+    monkeypatch.setattr(Pages, "next", spy)
     recorder = Recorder()
     await consumer(outbox, recorder).run(once=True)
 
     assert len(recorder.ids) == len(set(recorder.ids)) == 50
+    assert sum(pages) > 30 * 3 * 1024 * 1024
     assert max(pages) <= 8 * 1024 * 1024
 
 

@@ -97,12 +97,14 @@ class Reporter:
 
     async def _sleep(self, wait: float, now: float) -> None:
         """Sleep until the next report, or until there is news."""
-        if self._wake.is_set():
-            await anyio.sleep(wait)
-        else:
-            with anyio.move_on_after(wait):
-                await self._wake.wait()
-
-        late = time.monotonic() - now - wait
-        if late > self._feedback.interval:
-            self._notice(LoopStalled(consumer=self._consumer, seconds=late))
+        try:
+            if self._wake.is_set():
+                await anyio.sleep(wait)
+            else:
+                with anyio.move_on_after(wait):
+                    await self._wake.wait()
+        finally:
+            # Also when cancelled: it was so long that the server has ended the connection.
+            late = time.monotonic() - now - wait
+            if late > self._feedback.interval:
+                self._notice(LoopStalled(consumer=self._consumer, seconds=late))
