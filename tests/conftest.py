@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.testing import PostgresServer, plugin
 from pgcdc_outbox.testing.outside import VARIABLE as OUTSIDE
 from pgcdc_outbox.testing.outside import OutsideServer, a_server
@@ -49,11 +50,27 @@ def database(
     server: PostgresServer | OutsideServer, request: pytest.FixtureRequest
 ) -> Iterator[str]:
     """The DSN of an empty database for this test alone."""
-    # The test's name is for whoever reads the server's log; 63 bytes is the longest name.
-    subject = re.sub(r"\W+", "_", request.node.name.lower(), flags=re.ASCII)[:40]
-    name = f"{subject}_{secrets.token_hex(4)}"
-
+    name = _name(request.node.name)
     yield server.create_database(name)
+    server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def template(server: PostgresServer | OutsideServer) -> Iterator[str]:
+    """The name of a database with an outbox in schema ``outbox``, of which copies are made."""
+    name = _name("template")
+    migrate(server.create_database(name))
+    yield name
+    server.drop_database(name)
+
+
+@pytest.fixture
+def migrated(
+    server: PostgresServer | OutsideServer, template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The DSN of a database with an outbox in schema ``outbox``, for this test alone."""
+    name = _name(request.node.name)
+    yield server.create_database(name, template=template)
     server.drop_database(name)
 
 
@@ -66,9 +83,17 @@ def fresh_server() -> Iterator[Callable[..., PostgresServer]]:
     with ExitStack() as stack:
 
         def start(*args: Any, **kwargs: Any) -> PostgresServer:
+            kwargs.setdefault("in_memory", True)
             return stack.enter_context(PostgresServer.start(*args, **kwargs))
 
         yield start
+
+
+def _name(subject: str) -> str:
+    """A name that no other database has, and says to readers of the log whose it is."""
+    # 63 bytes is the longest.
+    subject = re.sub(r"\W+", "_", subject.lower(), flags=re.ASCII)[:40]
+    return f"{subject}_{secrets.token_hex(4)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

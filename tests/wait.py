@@ -10,7 +10,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE = 0.02
+# Seconds between two looks: soon at first, then a tenth of what was waited, for many tests
+# wait at a time and looks take up what they wait for.
+SHORTEST = 0.02
+LONGEST = 0.2
 
 
 def eventually(predicate: Callable[[], T], timeout: float = 10.0) -> T:
@@ -28,7 +31,7 @@ def eventually(predicate: Callable[[], T], timeout: float = 10.0) -> T:
             patience.spend(answer)
         except AssertionError as error:
             patience.spend(error)
-        time.sleep(PAUSE)
+        time.sleep(patience.pause())
 
 
 async def eventually_async(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
@@ -42,7 +45,7 @@ async def eventually_async(predicate: Callable[[], Awaitable[T]], timeout: float
             patience.spend(answer)
         except AssertionError as error:
             patience.spend(error)
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(patience.pause())
 
 
 class Patience:
@@ -50,7 +53,12 @@ class Patience:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self._began = time.monotonic()
+        self._deadline = self._began + timeout
+
+    def pause(self) -> float:
+        """How long to wait before the next look."""
+        return min(max(SHORTEST, (time.monotonic() - self._began) / 10), LONGEST)
 
     def spend(self, answer: object) -> None:
         if time.monotonic() < self._deadline:

@@ -5,18 +5,16 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from pgcdc_outbox.postgres.migrate import migrate
 from tests.contract.handles import HANDLES, Handle, Table
 
 
 @pytest.fixture
-def outbox(database: str) -> str:
+def outbox(migrated: str) -> str:
     """The DSN of a database with an outbox, and the business table ``sale``."""
-    migrate(database)
-    with psycopg.connect(database) as connection:
+    with psycopg.connect(migrated) as connection:
         connection.execute("create table sale (id integer primary key, note text not null)")
 
-    return database
+    return migrated
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from pgcdc_outbox.postgres.migrate import migrate
-from tests.wait import eventually
+from tests.wait import eventually as within
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
@@ -156,13 +156,18 @@ def shop(database: str, bank: Bank) -> Iterator[Shop]:
             web.wait(30)
 
 
+def soon(predicate: Callable[[], object]) -> None:
+    """Wait for what a process does that was started just now."""
+    within(predicate, timeout=30.0)
+
+
 def test_an_order_is_paid_for_once_and_confirmed(shop: Shop) -> None:
     shop.offer("lamp", cents=1250, in_stock=5)
     order = shop.order("lamp")
     assert shop.state(order) == "placed"
 
     with shop.consumer():
-        eventually(lambda: shop.state(order) == "paid")
+        soon(lambda: shop.state(order) == "paid")
 
     assert shop.rows("select in_stock from article") == [(4,)]
     assert [body for _, body in shop.bank.charges] == [{"order": order, "cents": 1250}]
@@ -183,10 +188,8 @@ def test_what_is_sold_out_or_refused_is_charged_to_nobody(shop: Shop) -> None:
     gone, dear = shop.order("gone"), shop.order("dear")
 
     with shop.consumer():
-        eventually(lambda: shop.state(gone) == "sold_out")
-        eventually(
-            lambda: shop.rows("select reason from outbox.dead_letter") == [("card refused",)]
-        )
+        soon(lambda: shop.state(gone) == "sold_out")
+        soon(lambda: shop.rows("select reason from outbox.dead_letter") == [("card refused",)])
 
     assert [body["order"] for _, body in shop.bank.charges] == [dear]
     assert shop.state(dear) == "reserved"
@@ -197,15 +200,15 @@ def test_a_payment_that_was_cut_off_is_in_doubt_and_not_made_again(shop: Shop) -
     shop.bank.answers.clear()
     order = shop.order("lamp")
     with shop.consumer() as consumer:
-        eventually(lambda: len(shop.bank.charges) == 1)
+        soon(lambda: len(shop.bank.charges) == 1)
         consumer.kill()
 
     shop.bank.answers.set()
     with shop.consumer():
-        eventually(lambda: shop.rows("select reason from outbox.dead_letter") == [("in_doubt",)])
+        soon(lambda: shop.rows("select reason from outbox.dead_letter") == [("in_doubt",)])
         # Whatever else there is goes on.
         other = shop.order("lamp")
-        eventually(lambda: shop.state(other) == "paid")
+        soon(lambda: shop.state(other) == "paid")
 
     assert [body["order"] for _, body in shop.bank.charges] == [order, other]
     assert shop.state(order) == "reserved"
@@ -215,9 +218,9 @@ def test_whoever_has_not_paid_is_reminded(shop: Shop, later: Callable[[Shop], No
     shop.offer("lamp", cents=1250, in_stock=1)
     paid, sold_out = shop.order("lamp"), shop.order("lamp")
     with shop.consumer():
-        eventually(lambda: shop.state(paid) == "paid" and shop.state(sold_out) == "sold_out")
+        soon(lambda: shop.state(paid) == "paid" and shop.state(sold_out) == "sold_out")
         later(shop)
-        eventually(lambda: "Do you still want your order?" in shop.mails())
+        soon(lambda: "Do you still want your order?" in shop.mails())
 
     assert sorted(shop.mails()) == [
         "Do you still want your order?",

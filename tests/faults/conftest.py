@@ -23,9 +23,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def scene(database: str, tmp_path: Path, mode: str) -> Iterator[Scene]:
+def scene(migrated: str, tmp_path: Path, mode: str) -> Iterator[Scene]:
     """A scene on the run's server, which must be left running."""
-    subject = Scene(database, tmp_path, mode)
+    subject = Scene(migrated, tmp_path, mode)
     yield subject
     subject.close()
 
@@ -36,7 +36,7 @@ def own_server() -> Iterator[PostgresServer]:
     if os.environ.get(OUTSIDE):
         pytest.skip(f"restarts servers, and {OUTSIDE} names one that is not ours")
 
-    with PostgresServer.start(tcp=True) as server:
+    with PostgresServer.start(tcp=True, in_memory=True) as server:
         yield server
 
 

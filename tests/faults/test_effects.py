@@ -112,8 +112,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(database: str, mode: str) -> Iterator[Stage]:
-    stage = Stage(database, mode)
+def stage(migrated: str, mode: str) -> Iterator[Stage]:
+    stage = Stage(migrated, mode)
     yield stage
     stage.close()
 

@@ -119,6 +119,8 @@ def without_a_table(scene: Scene) -> Iterator[None]:
 @contextmanager
 def an_impatient_server(scene: Scene) -> Iterator[None]:
     """Reports are due after a third of the server's patience; what blocks them longer is told."""
+    # With a slot there is no backlog to be read from the table first, where nothing reports.
+    assert scene.crew.start(once=True).process.wait(20) == 0
     name = scene.outbox.value("select quote_ident(current_database())")
     scene.outbox.rows(f"alter database {name} set wal_sender_timeout = '600ms'")
     yield

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import MODES, Outbox
 
 
@@ -13,10 +12,9 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def outbox(database: str, mode: str) -> Outbox:
+def outbox(migrated: str, mode: str) -> Outbox:
     """An empty outbox in schema ``outbox``."""
-    migrate(database)
-    return Outbox(database, mode=mode)
+    return Outbox(migrated, mode=mode)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

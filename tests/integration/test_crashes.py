@@ -28,7 +28,7 @@ from pgcdc_outbox.job import Job, NewJob
 from pgcdc_outbox.postgres.ledger.register import PostgresRegister
 from pgcdc_outbox.postgres.session import Session
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
-from tests.wait import PAUSE, Patience, eventually_async
+from tests.wait import Patience, eventually_async
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
@@ -59,7 +59,7 @@ class Supervisor:
         patience = Patience(timeout)
         while not condition():
             patience.spend(self._look())
-            time.sleep(PAUSE)
+            time.sleep(patience.pause())
 
     def kill(self) -> None:
         """Do as an operator without patience would, and start it again."""

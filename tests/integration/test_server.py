@@ -13,8 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgcdc_outbox.testing import Binaries, PostgresServer, ServerUnavailable
+from pgcdc_outbox.testing import Binaries, PostgresServer, ServerUnavailable, places
 from pgcdc_outbox.testing import binaries as sources
+from pgcdc_outbox.testing import server as server_module
 from pgcdc_outbox.testing.account import Account
 from pgcdc_outbox.testing.cluster import Cluster
 from pgcdc_outbox.testing.places import LONGEST_SOCKET_FOLDER, private_folder, shared_folder
@@ -236,7 +237,65 @@ class TestLife:
             process.kill()
 
         eventually(lambda: not alive(int(pid)))
-        shutil.rmtree(folder)
+        eventually(lambda: not Path(folder).exists())
+
+    def test_a_folder_that_is_kept_outlives_a_program_that_is_killed(self, place: Path) -> None:
+        program = (
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from pgcdc_outbox.testing import PostgresServer\n"
+            "server = PostgresServer.start(Path(sys.argv[1]))\n"
+            "print(server.pid, flush=True)\n"
+            "input()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(place / "data")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            pid = int(process.stdout.readline())
+            process.kill()
+
+        eventually(lambda: not alive(pid))
+        with PostgresServer.start(place / "data") as server:
+            assert ask(server.dsn(), "select 1") == 1
+
+
+class TestMemory:
+    def test_a_new_cluster_is_kept_there_and_leaves_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, place: Path
+    ) -> None:
+        monkeypatch.delenv("TMPDIR", raising=False)
+        monkeypatch.setattr(places, "MEMORY", place)
+        monkeypatch.setattr(server_module, "MEMORY", place)
+        monkeypatch.setattr(places, "ENOUGH_MEMORY", 1)
+        place.chmod(0o1777)
+        with PostgresServer.start(in_memory=True) as server:
+            assert server.data.parent.parent == place
+            assert ask(server.dsn(), "show dynamic_shared_memory_type") == "mmap"
+            server.kill()
+
+        assert not list(place.iterdir())
+
+    @pytest.mark.parametrize("why", ["little room", "none", "TMPDIR", "a folder of its own"])
+    def test_otherwise_it_is_on_a_disk(
+        self, monkeypatch: pytest.MonkeyPatch, place: Path, why: str
+    ) -> None:
+        memory = place / "memory"
+        memory.mkdir(mode=0o777)
+        memory.chmod(0o1777)
+        monkeypatch.delenv("TMPDIR", raising=False)
+        monkeypatch.setattr(places, "MEMORY", place / "no" if why == "none" else memory)
+        monkeypatch.setattr(places, "ENOUGH_MEMORY", 2**60 if why == "little room" else 1)
+        if why == "TMPDIR":
+            monkeypatch.setenv("TMPDIR", str(place))
+
+        data = place / "data" if why == "a folder of its own" else None
+        with PostgresServer.start(data, in_memory=True) as server:
+            assert not list(memory.iterdir())
+            assert ask(server.dsn(), "show dynamic_shared_memory_type") == "posix"
 
 
 class TestDatabases:

@@ -20,10 +20,18 @@ where database = %(name)s and not active
 """
 
 
-def create_database(dsn: str, name: str) -> str:
-    """Create an empty database and return the DSN that leads to it."""
+def create_database(dsn: str, name: str, template: str | None = None) -> str:
+    """Create a database, empty or the copy of another, and return the DSN that leads to it.
+
+    Nobody may be connected to the one that is copied.
+    """
+    statement = sql.SQL("create database {}").format(sql.Identifier(name))
+    if template is not None:
+        statement += sql.SQL(" template {}").format(sql.Identifier(template))
+
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        connection.execute(statement)
+
     return make_conninfo(dsn, dbname=name)
 
 

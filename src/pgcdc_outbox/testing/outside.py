@@ -30,9 +30,9 @@ class OutsideServer:
         named = {} if database is None else {"dbname": database}
         return make_conninfo(self._dsn, **(named | params))
 
-    def create_database(self, name: str) -> str:
-        """Create an empty database and return its DSN."""
-        return databases.create_database(self.dsn(), name)
+    def create_database(self, name: str, *, template: str | None = None) -> str:
+        """Create a database, empty or the copy of another, and return its DSN."""
+        return databases.create_database(self.dsn(), name, template)
 
     def drop_database(self, name: str) -> None:
         """Drop a database with its replication slots, whoever is using them."""
@@ -63,5 +63,5 @@ def a_server() -> Iterator[PostgresServer | OutsideServer]:
         yield server
         return
 
-    with PostgresServer.start() as ours:
+    with PostgresServer.start(in_memory=True) as ours:
         yield ours

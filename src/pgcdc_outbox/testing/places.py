@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from shutil import disk_usage
 
 from pgcdc_outbox.testing.account import Account
 from pgcdc_outbox.testing.errors import ServerUnavailable
@@ -15,13 +16,22 @@ from pgcdc_outbox.testing.errors import ServerUnavailable
 # A socket's whole path has to fit into 103 bytes (macOS) or 107 (Linux).
 LONGEST_SOCKET_FOLDER = 103 - len("/.s.PGSQL.65535")
 
+# Where Linux keeps files in memory. Containers often have no more than 64 MB of it.
+MEMORY = Path("/dev/shm")  # noqa: S108 - only ever through mkdtemp
+ENOUGH_MEMORY = 4 * 1024**3
 
-def private_folder(account: Account, *, prefix: str) -> Path:
-    """Make a folder for this account alone, with a path short enough for a socket."""
+
+def private_folder(account: Account, *, prefix: str, in_memory: bool = False) -> Path:
+    """Make a folder for this account alone, with a path short enough for a socket.
+
+    ``in_memory`` prefers one whose files are not on a disk, if there is room for plenty of
+    them and TMPDIR names no other.
+    """
     # What mkdtemp adds to the prefix: eight characters, and the slash before it.
     room = LONGEST_SOCKET_FOLDER - len(prefix) - 9
 
-    for place in _temporary_folders():
+    in_memory = in_memory and "TMPDIR" not in os.environ and _is_roomy(MEMORY)
+    for place in [*([MEMORY] if in_memory else []), *_temporary_folders()]:
         if len(os.fsencode(place)) <= room and account.reaches(place):
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
             account.own(folder)
@@ -58,3 +68,10 @@ def shared_folder(account: Account) -> Path:
 def _temporary_folders() -> list[Path]:
     places = [tempfile.gettempdir(), "/var/tmp", "/tmp"]  # noqa: S108 - only ever through mkdtemp
     return [Path(place) for place in dict.fromkeys(places) if os.access(place, os.W_OK | os.X_OK)]
+
+
+def _is_roomy(place: Path) -> bool:
+    try:
+        return os.access(place, os.W_OK | os.X_OK) and disk_usage(place).free >= ENOUGH_MEMORY
+    except OSError:
+        return False

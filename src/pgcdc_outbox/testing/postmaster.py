@@ -17,10 +17,14 @@ SIGNALS: Mapping[Mode, signal.Signals] = {
 }
 
 # Reading fails when we are gone, however we went, and then the server has to go too. The
-# lock file is read again at that moment: only the server that we started is ended.
+# lock file is read again at that moment: only the server that we started is ended. What
+# was temporary goes when it has ended, for it may take up memory.
 GUARD = """
 read -r dismissed && exit
-read -r pid < "$1/postmaster.pid" && test "$pid" = "$2" && kill -INT "$pid"
+read -r pid < "$1/postmaster.pid" && test "$pid" = "$2" && kill -INT "$pid" || exit
+test -n "$3" || exit
+while kill -0 "$pid"; do sleep 0.1; done
+rm -rf "$3"
 """
 
 
@@ -40,8 +44,12 @@ class Postmaster:
         log: Path,
         account: Account,
         environment: Mapping[str, str],
+        temporary: Path | None = None,
     ) -> Self:
-        """Start the process. It is not ready for connections yet."""
+        """Start the process. It is not ready for connections yet.
+
+        ``temporary`` is removed after it if we die.
+        """
 
         # In a session of its own, so that Ctrl-C reaches the program and not its server;
         # in the root folder, because the account may not be let into ours.
@@ -66,6 +74,7 @@ class Postmaster:
             process = spawn(command, subprocess.DEVNULL, file.fileno())
 
         watch: list[str | Path] = ["/bin/sh", "-c", GUARD, "guard", data, str(process.pid)]
+        watch.append(temporary or "")
         return cls(process, spawn(watch, subprocess.PIPE, subprocess.DEVNULL))
 
     @property

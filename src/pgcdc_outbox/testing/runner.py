@@ -36,14 +36,19 @@ class Runner:
         account: Account,
         settings: Mapping[str, str],
         config: Path,
+        temporary: Path | None = None,
     ) -> None:
-        """``config`` is the file that the settings are written to."""
+        """``config`` is the file that the settings are written to.
+
+        ``temporary`` is a folder to remove if this program dies without closing the server.
+        """
         self._cluster = cluster
         self._address = address
         self._binaries = binaries
         self._account = account
         self._settings = settings
         self._config = config
+        self._temporary = temporary
         self._postmaster: Postmaster | None = None
         self.version = 0
         """The version as the server counts it; 0 before the first start."""
@@ -99,6 +104,7 @@ class Runner:
             log=self._cluster.log,
             account=self._account,
             environment=self._binaries.environment(),
+            temporary=self._temporary,
         )
 
         while self._postmaster.running:
