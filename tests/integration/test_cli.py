@@ -460,6 +460,36 @@ def test_dead_resolve_retry_puts_it_back_in_line(shell, connection):
     assert connection.execute("select count(*) from outbox.attempt").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize(
+    ("command", "done"),
+    [
+        (("dead", "retry", "--all"), "retried"),
+        (("dead", "discard", "--all", "--yes"), "discarded"),
+        (("dead", "purge", "--older-than", "0s"), "purged"),
+    ],
+)
+def test_what_is_in_doubt_is_only_taken_when_it_is_named(shell, connection, command, done):
+    """Somebody may have been charged: a person has to find out about each."""
+    connection.execute(DEAD)
+    connection.execute(IN_DOUBT)
+
+    first = shell(*command)
+
+    assert first.stdout == f"{done} 3\n"
+    assert ("2 in doubt left alone" in first.stderr) == (done != "purged")
+    left = connection.execute("select id, reason from outbox.dead_letter order by id").fetchall()
+    assert left == [(4, "in_doubt"), (5, "in_doubt")]
+    assert shell(*command, "--reason", "in_doubt").stdout == f"{done} 2\n"
+    assert connection.execute("select count(*) from outbox.dead_letter").fetchall() == [(0,)]
+
+
+def test_dead_discard_asks_for_as_many_as_it_deletes(shell, connection):
+    connection.execute(DEAD)
+    connection.execute(IN_DOUBT)
+
+    assert "Delete 3 dead letters" in shell("dead", "discard", "--all").stderr
+
+
 @pytest.mark.parametrize("verdict", ["--done", "--retry"])
 def test_dead_resolve_is_for_what_is_in_doubt(shell, connection, verdict):
     connection.execute(DEAD)

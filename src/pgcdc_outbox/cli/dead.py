@@ -43,9 +43,9 @@ def _filters(command: F) -> F:
 
 def _selection(command: F) -> F:
     command = _filters(command)
-    command = click.option("--all", "everything", is_flag=True, help="All that the filters leave.")(
-        command
-    )
+    command = click.option(
+        "--all", "everything", is_flag=True, help="All that the filters leave, but those in doubt."
+    )(command)
     return click.argument("ids", type=int, nargs=-1)(command)
 
 
@@ -153,7 +153,9 @@ def retry(
     goes to the consumer it died for, and to no other.
     """
     selected = _selected(ids, everything, consumer, topic, reason)
-    _report("retried", _letters(options).retry(selected), ids, style)
+    letters = _letters(options)
+    _report("retried", letters.retry(selected), ids, style)
+    _tell_in_doubt(letters, selected)
 
 
 @command.command("discard")
@@ -181,6 +183,7 @@ def discard(
         ctx.exit(1)
 
     _report("discarded", letters.discard(selected), ids, style)
+    _tell_in_doubt(letters, selected)
 
 
 @command.command("purge")
@@ -248,6 +251,21 @@ def _report(done: str, letters: "Sequence[Letter]", ids: tuple[int, ...], style:
 
     if missing := sorted(set(ids) - {letter.id for letter in letters}):
         click.echo(f"not among the dead letters: {', '.join(map(str, missing))}", err=True)
+
+
+def _tell_in_doubt(letters: "DeadLetters", selected: "Selection") -> None:
+    from pgcdc_outbox.postgres.ledger.dead import IN_DOUBT, Selection
+
+    if selected.ids is not None or selected.reason is not None:
+        return
+
+    named = Selection(consumer=selected.consumer, topic=selected.topic, reason=IN_DOUBT)
+    if left := letters.count(named):
+        click.echo(
+            f"{left} in doubt left alone: see `dead list --in-doubt` and `dead resolve`, or name "
+            f"--reason {IN_DOUBT}",
+            err=True,
+        )
 
 
 def _described(letter: "Autopsy") -> str:

@@ -21,7 +21,10 @@ _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 
 
 class Selection(Struct, frozen=True, kw_only=True):
-    """Which dead letters; each field narrows it down, and none means all."""
+    """Which dead letters; each field narrows it down, and none means all but those in doubt.
+
+    What may have happened is only taken by its id, or with its reason.
+    """
 
     ids: tuple[int, ...] | None = None
     consumer: str | None = None
@@ -155,7 +158,7 @@ class DeadLetters:
     ) -> int:
         """How many `purge` would delete now."""
         _check_age(older_than)
-        filters: dict[str, Any] = {"consumer": consumer, "topic": topic, "reason": reason}
+        filters = _parameters(Selection(consumer=consumer, topic=topic, reason=reason))
         with session(self._conninfo, doing="count dead letters") as connection:
             until = _until(connection, self._schema, older_than)
             row = run(
@@ -185,7 +188,7 @@ class DeadLetters:
                 f"batch_size: {batch_size} is not a number from 1 to {_LARGEST_BATCH}"
             )
 
-        filters: dict[str, Any] = {"consumer": consumer, "topic": topic, "reason": reason}
+        filters = _parameters(Selection(consumer=consumer, topic=topic, reason=reason))
         purged = 0
         with session(self._conninfo, doing="purge dead letters") as connection:
             until = _until(connection, self._schema, older_than)
@@ -224,7 +227,7 @@ def _until(connection: Connection[Row], schema: str, older_than: timedelta) -> d
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:
-    parameters = msgspec.structs.asdict(selection)
+    parameters = {**msgspec.structs.asdict(selection), "in_doubt": IN_DOUBT}
     if selection.ids is not None:
         parameters["ids"] = list(selection.ids)
 

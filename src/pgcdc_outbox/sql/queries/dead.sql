@@ -23,12 +23,15 @@ where id = %(id)s
 order by consumer
 
 -- name: count_dead
+-- Those in doubt only if they were named, by id or by their reason: a person has to find out
+-- about each. The same below.
 select count(*) as jobs
 from :"schema".dead_letter
 where (%(ids)s::bigint[] is null or id = any(%(ids)s))
   and (%(consumer)s::text is null or consumer = %(consumer)s)
   and (%(topic)s::text is null or topic = %(topic)s)
   and (%(reason)s::text is null or reason = %(reason)s)
+  and (%(ids)s::bigint[] is not null or %(reason)s::text is not null or reason <> %(in_doubt)s)
 
 -- name: retry_dead
 -- Back in line for the consumer it died for, under the same id, and for as long as
@@ -41,6 +44,7 @@ with taken as (
       and (%(consumer)s::text is null or consumer = %(consumer)s)
       and (%(topic)s::text is null or topic = %(topic)s)
       and (%(reason)s::text is null or reason = %(reason)s)
+      and (%(ids)s::bigint[] is not null or %(reason)s::text is not null or reason <> %(in_doubt)s)
     returning *
 ), traced as (
     insert into :"schema".trace (consumer, id, attempt)
@@ -95,6 +99,7 @@ with taken as (
       and (%(consumer)s::text is null or consumer = %(consumer)s)
       and (%(topic)s::text is null or topic = %(topic)s)
       and (%(reason)s::text is null or reason = %(reason)s)
+      and (%(ids)s::bigint[] is not null or %(reason)s::text is not null or reason <> %(in_doubt)s)
     returning consumer, id, attempt
 ), traced as (
     insert into :"schema".trace (consumer, id, attempt)
@@ -117,6 +122,7 @@ where died_at < %(until)s
   and (%(consumer)s::text is null or consumer = %(consumer)s)
   and (%(topic)s::text is null or topic = %(topic)s)
   and (%(reason)s::text is null or reason = %(reason)s)
+  and (%(reason)s::text is not null or reason <> %(in_doubt)s)
 
 -- name: purge_dead
 -- One batch, the oldest first; the next goes on after the last of it, so that no row
@@ -132,6 +138,7 @@ with due as materialized (
       and (%(consumer)s::text is null or consumer = %(consumer)s)
       and (%(topic)s::text is null or topic = %(topic)s)
       and (%(reason)s::text is null or reason = %(reason)s)
+      and (%(reason)s::text is not null or reason <> %(in_doubt)s)
     order by died_at, consumer, id
     limit %(limit)s
 ), taken as (
