@@ -12,10 +12,14 @@ from tests.faults.truth import position
 
 _PAUSE = 0.03
 
+# Only of a slot that a consumer goes by: one that was made just before its maker was killed
+# continues nothing, and is made again.
 _STATEMENT = """
-select confirmed_flush_lsn::text
-from pg_replication_slots
-where database = current_database() and confirmed_flush_lsn is not null
+select s.confirmed_flush_lsn::text, k.target_lsn::text
+from pg_replication_slots as s
+join outbox.consumer as c on c.slot = s.slot_name
+left join outbox.checkpoint as k on k.consumer = c.name
+where s.database = current_database() and s.confirmed_flush_lsn is not null
 """
 
 
@@ -35,6 +39,8 @@ class Sampler:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.samples: list[Sample] = []
+        self.begun: set[int] = set()
+        """Where slots began, as far as jobs from before that were still read from the table."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -59,7 +65,9 @@ class Sampler:
 
     def _ask(self, connection: psycopg.Connection) -> None:
         while not self._done.is_set():
-            for (text,) in connection.execute(_STATEMENT).fetchall():
+            for text, begun in connection.execute(_STATEMENT).fetchall():
                 self.samples.append(Sample(at=time.monotonic(), confirmed=position(text)))
+                if begun is not None:
+                    self.begun.add(position(begun))
 
             self._done.wait(_PAUSE)

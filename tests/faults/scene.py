@@ -45,6 +45,7 @@ class Scene:
             checkpoint_interval=CHECKPOINT_SECONDS,
         )
         self._samples: list[Sample] = []
+        self._begun: set[int] = set()
         self.ordered = True
         self.ordering: Ordering = "none"
         self.slot_is_believed = True
@@ -76,6 +77,7 @@ class Scene:
                 yield
             finally:
                 self._samples += sampler.samples
+                self._begun |= sampler.begun
 
     @contextmanager
     def forgetting(self, what: str, **more: Any) -> Iterator[None]:
@@ -141,10 +143,9 @@ class Scene:
             samples=self._samples if self.slot_is_believed else (),
             crashed={told.detail["id"] for told in self.crew.told("JobCrashed")},
             # Who was killed before it could tell had made one all the same.
-            slots=[
-                *(told.detail["position"] for told in self.crew.told("SlotCreated")),
-                *(sample.confirmed for sample in self._samples[:1]),
-            ],
+            slots=sorted(
+                self._begun | {told.detail["position"] for told in self.crew.told("SlotCreated")}
+            ),
         )
 
     def end_connections(self) -> None:
