@@ -34,3 +34,8 @@ async def test_at_a_socket_it_naps_a_few_times_and_then_waits_to_be_woken() -> N
     assert naps > 1
     assert not pacing.gathers(got=1, late=FAR)
     assert pacing.gathers(got=0, late=FAR), "something came: it may nap again"
+
+
+def test_only_who_is_far_behind_gains_by_waiting() -> None:
+    assert Pacing.is_near(NEAR)
+    assert not Pacing.is_near(FAR)

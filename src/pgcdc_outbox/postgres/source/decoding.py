@@ -14,7 +14,6 @@ from pgcdc_outbox.lsn import LSN
 from pgcdc_outbox.pgoutput import (
     Commit,
     Insert,
-    PrimaryKeepalive,
     ProtocolError,
     Relation,
     XLogData,
@@ -32,6 +31,7 @@ from pgcdc_outbox.postgres.source.rows import (
 from pgcdc_outbox.postgres.source.stream import Frame, Next, Receive
 
 _XLOG_DATA: Final = ord("w")
+_KEEPALIVE: Final = ord("k")
 _BEGIN: Final = ord("B")
 _INSERT: Final = ord("I")
 _COMMIT: Final = ord("C")
@@ -51,6 +51,9 @@ _COMMIT_SIZE: Final = 51
 _SENT_AT: Final = 17
 _BEGIN_SIZE: Final = 46
 _BEGIN_TIMES: Final = Layout(">q9xq")
+# A keepalive follows every transaction of a server that has nothing else to send: where
+# its log ends, when it was sent, whether it wants an answer.
+_ALIVE: Final = Layout(">xQ8x?")
 
 
 # A server blocks when a few hundred messages wait in a Unix socket: the socket is emptied
@@ -251,14 +254,20 @@ class Decoding:
         else:
             self._progress.commit(ticket, end)
 
-    def _other(self, frame: bytes) -> None:
-        match decode_frame(frame):
-            case PrimaryKeepalive(wal_end, _, reply_requested):
-                # A keepalive after skipped rows would acknowledge them.
-                if not self._skips_rows():
-                    self._progress.observe(LSN(wal_end))
+    def _keepalive(self, frame: bytes) -> None:
+        wal_end, asked = _ALIVE.unpack(frame)
+        # After skipped rows it would acknowledge them.
+        if not self._skips_rows():
+            self._progress.observe(LSN(wal_end))
 
-                self.asked = self.asked or reply_requested
+        self.asked = self.asked or asked
+
+    def _other(self, frame: bytes) -> None:
+        if frame[0] == _KEEPALIVE:
+            self._keepalive(frame)
+            return
+
+        match decode_frame(frame):
             case XLogData(payload=payload):
                 match decode(payload):
                     case Relation() as relation:

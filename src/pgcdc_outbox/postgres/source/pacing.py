@@ -30,12 +30,17 @@ class Pacing:
         self._local = local
         self._naps = 0
 
+    @staticmethod
+    def is_near(late: float) -> bool:
+        """Whether nothing is gained by waiting: messages are so many seconds old."""
+        return late < _FAR_SECONDS
+
     def gathers(self, *, got: int, late: float) -> bool:
         """Whether to gather now: so many messages came, and were so many seconds old."""
         if got:
             self._naps = 0
 
-        if late < _FAR_SECONDS:
+        if self.is_near(late):
             return False
 
         return not got and self._naps < _NAPS if self._local else got > 0

@@ -71,8 +71,10 @@ class Reader:
                 self._reporter.asked()
 
             gathers = pacing.gathers(got=count, late=decoding.late)
-            # What comes in a moment may fill the batch.
-            intake.release(idle=not count and not gathers)
+            # Who is as good as caught up takes what there was. Otherwise what comes in a
+            # moment may fill the batch.
+            near = count < _BURST and pacing.is_near(decoding.late)
+            intake.release(idle=not gathers and (near or not count))
             if intake.full:
                 await intake.room()
             elif gathers and count < _BURST:
