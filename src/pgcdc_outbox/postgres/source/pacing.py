@@ -9,8 +9,8 @@ import anyio
 _FAR_SECONDS: Final = 0.1
 
 # A server that sends over TCP wakes its reader for each message, unless that is not
-# waiting for it: then several fit into one packet. A loop rounds it up to a millisecond.
-_TCP_SECONDS: Final = 0.0005
+# waiting for it: then many fit into one packet. Two and a half times as long gains no more.
+_TCP_SECONDS: Final = 0.002
 
 # A Unix socket holds a few hundred messages, so its reader may only nap. Too short for
 # the timers of an event loop; and not again and again, for it stands still meanwhile.
