@@ -109,7 +109,7 @@ def test_a_server_that_does_not_write_such_a_log_is_polled(fresh_server):
 def test_an_interruption_leaves_nothing(database, number):
     process = start(database)
     try:
-        eventually(lambda: len(left(database)) == 3)
+        eventually(lambda: len(left(database)) == 3, timeout=30.0)
         process.send_signal(number)
         assert process.wait(timeout=120) == 130
     finally:
@@ -122,7 +122,7 @@ def test_an_interruption_leaves_nothing(database, number):
 def test_what_a_killed_run_has_left_the_next_one_removes(database):
     process = start(database)
     try:
-        eventually(lambda: len(left(database)) == 3)
+        eventually(lambda: len(left(database)) == 3, timeout=30.0)
         marked(database)
     finally:
         process.kill()

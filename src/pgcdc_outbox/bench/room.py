@@ -95,7 +95,9 @@ def _heeding_signals() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        # Not a KeyboardInterrupt here: a loop that runs has a better answer to SIGINT, and
+        # raised amid its tasks one could be lost.
+        signal.raise_signal(signal.SIGINT)
 
     with _handling({signal.SIGTERM: interrupt}):
         yield
