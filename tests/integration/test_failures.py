@@ -441,7 +441,9 @@ async def test_a_stop_lets_the_running_batch_finish_and_record(outbox: Outbox) -
         return [jobs[0].id]
 
     recorder, watcher = Recorder(), Watcher()
-    subject = consumer(outbox, handle, observers=[watcher], batch_size=10)
+    # Not due again while it stops: promotion goes on to the end.
+    later = RetryPolicy(max_attempts=3, first_delay=60)
+    subject = consumer(outbox, handle, observers=[watcher], batch_size=10, retry=later)
     async with anyio.create_task_group() as group:
         group.start_soon(subject.run)
         await watcher.saw(READING)
