@@ -125,6 +125,11 @@ def close(a: Arrangement) -> list[str]:
     a.server.resume()
     violations = []
     try:
+        # Some were told to be slow, and would take their time for what has gathered.
+        for worker in a.scene.crew.alive:
+            worker.at_work()
+            assert worker.stop() == 0, worker.log.read_text()
+
         audit = a.scene.conclude(timeout=120.0)
     except AssertionError as error:
         audit = a.scene.audit()
