@@ -208,7 +208,8 @@ def purge(
 ) -> None:
     """Delete old dead letters for good, a batch at a time, without asking.
 
-    Nothing else ever does. Run it by cron if dead letters are to have an end.
+    Nothing else ever does. Run it by cron if dead letters are to have an end. Those in
+    doubt stay, unless --reason names them.
     """
     letters = _letters(options)
     work = letters.count_older if dry_run else letters.purge
