@@ -16,7 +16,7 @@ from tests.wait import eventually_async
 
 IN_BOTH_MODES = True
 
-ROWS = "select id, attempt, outcome, jobs, error, text from attempt order by started_at, id"
+ROWS = "select id, attempt, outcome, jobs, error, text from attempt order by id, attempt"
 
 
 async def once(outbox: Outbox, handler: Any, **options: Any) -> None:
