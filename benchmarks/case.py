@@ -92,7 +92,7 @@ class Case:
     unit: ClassVar[str]
     counted: ClassVar[str]
     durable: ClassVar[str]
-    repetitions: ClassVar[int] = 5
+    repetitions: ClassVar[int] = 3
     growing: ClassVar[str] = ""
     """What `Point.x` is; empty if nothing grows."""
 

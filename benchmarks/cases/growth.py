@@ -34,7 +34,6 @@ class Growth(Case):
     """Jobs a second, and the memory of the reader, as a function of one number."""
 
     unit = "jobs/s"
-    repetitions = 3
     counted = (
         "Jobs over the time of the whole run, connecting and ending included, interpreter and "
         "imports not. The handler does nothing. Memory is the most that the reading process ever "

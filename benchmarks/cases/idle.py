@@ -25,7 +25,6 @@ class Idle(Case):
     name = "idle"
     title = "Latency when there is nothing else to do"
     unit = "ms, p50"
-    repetitions = 3
     counted = (
         "From the return of the commit in a producer with psycopg to the first line of the "
         "handler, in another process, by the monotonic clock that both share. One job each 50 ms. "

@@ -43,7 +43,6 @@ class Shards(Case):
     title = "Several readers of the same outbox"
     unit = "jobs/s"
     growing = "readers"
-    repetitions = 3
     counted = (
         "Jobs of the backlog over the time until the last reader has read its share, connecting "
         "and ending included, interpreter and imports not. Processor time is that of all readers, "

@@ -42,7 +42,7 @@ class Steady(Case):
     )
 
     def points(self, place: Place, scale: Scale) -> Iterator[Point]:
-        seconds = scale.duration(20, quick=1)
+        seconds = scale.duration(60, quick=1)
         with place.database() as dsn:
             outbox.create(dsn)
             for rate, durably in scale.few(RATES):

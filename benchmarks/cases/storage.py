@@ -67,7 +67,6 @@ class Storage(Case):
     name = "storage"
     title = "What a job leaves behind"
     unit = "bytes of log/job"
-    repetitions = 3
     counted = (
         "Bytes of write-ahead log from before the first insert to after the last job is handled, "
         "a transaction for each insert, over the number of jobs. Beside it: tuples that were "
