@@ -12,11 +12,19 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.testing import PostgresServer, plugin
 from pgcdc_outbox.testing.outside import VARIABLE as OUTSIDE
 from pgcdc_outbox.testing.outside import OutsideServer, a_server
+
+# How long an example takes, or the making of one, is about the machine. Nothing here is slow
+# by itself, and a limit that is passed once in a thousand times fails the run as "flaky".
+settings.register_profile(
+    "patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 NEEDS_SERVER = {"server", "database", "fresh_server", "own_server"}
 

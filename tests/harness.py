@@ -112,11 +112,11 @@ class Recorder:
     def values(self) -> list[Any]:
         return [job.json() for job in self.jobs]
 
-    async def got(self, count: int, timeout: float = 15.0) -> None:
+    async def got(self, count: int, timeout: float = 60.0) -> None:
         """Wait until so many jobs came."""
         await self.until(lambda: len(self.jobs) >= count, timeout)
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
         """Wait until something holds that can change with a batch."""
         with anyio.fail_after(timeout):
             while not condition():
@@ -144,7 +144,7 @@ class Watcher:
     def of(self, kind: Kind) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def saw(self, kind: Kind, count: int = 1, timeout: float = 15.0) -> Any:
+    async def saw(self, kind: Kind, count: int = 1, timeout: float = 60.0) -> Any:
         """Wait until so many events of a kind were told; the last of them."""
         with anyio.fail_after(timeout):
             while len(self.of(kind)) < count:
@@ -170,7 +170,7 @@ def consumer(outbox: Outbox, handler: Any, **options: Any) -> Consumer:
 
 
 @asynccontextmanager
-async def running(subject: Consumer, timeout: float = 20.0) -> AsyncIterator[None]:
+async def running(subject: Consumer, timeout: float = 60.0) -> AsyncIterator[None]:
     """Run a consumer during a block, and stop it in good order afterwards."""
     failure: list[BaseException] = []
     ended = anyio.Event()

@@ -1,6 +1,7 @@
 """Waiting for a condition, with a deadline.
 
-Tests wait for what they are about to rely on, never for a length of time.
+Tests wait for what they are about to rely on, never for a length of time. So a deadline
+matters only to a test that fails, and is far from what a stalled machine takes.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ SHORTEST = 0.02
 LONGEST = 0.2
 
 
-def eventually(predicate: Callable[[], T], timeout: float = 10.0) -> T:
+def eventually(predicate: Callable[[], T], timeout: float = 60.0) -> T:
     """Ask until the answer is true, and return it.
 
     An assertion that fails inside ``predicate`` counts as "not yet", and is what the test
@@ -34,7 +35,7 @@ def eventually(predicate: Callable[[], T], timeout: float = 10.0) -> T:
         time.sleep(patience.pause())
 
 
-async def eventually_async(predicate: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T:
+async def eventually_async(predicate: Callable[[], Awaitable[T]], timeout: float = 60.0) -> T:
     """Do the same with a predicate that has to be awaited."""
     patience = Patience(timeout)
 

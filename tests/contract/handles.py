@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from inspect import isawaitable
 from typing import Any
 
@@ -118,6 +119,10 @@ class Table:
             )
             for row in self.rows()
         ]
+
+    def clock(self) -> datetime:
+        """The server's, which times are to be reckoned from."""
+        return self.connection.execute("select clock_timestamp()").fetchone()[0]
 
     def sales(self) -> int:
         return self.connection.execute("select count(*) from sale").fetchone()[0]

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -19,6 +18,7 @@ from pgcdc_outbox.errors import (
 from pgcdc_outbox.job import NewJob
 from pgcdc_outbox.postgres.producer.client import AsyncClient, Client
 from tests.contract.handles import Table, settled
+from tests.wait import eventually
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
@@ -35,7 +35,8 @@ def dsn(outbox: str) -> str:
 def terminate(table: Table) -> None:
     """End the client's session, and wait until it is gone."""
     ended = table.connection.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = %s",
+        "select pg_terminate_backend(pid, 60000) from pg_stat_activity "
+        "where application_name = %s and datname = current_database()",
         (APPLICATION,),
     ).fetchall()
     assert ended == [(True,)]
@@ -44,7 +45,9 @@ def terminate(table: Table) -> None:
 def sessions(table: Table) -> int:
     """How many the client has."""
     return table.connection.execute(
-        "select count(*) from pg_stat_activity where application_name = %s", (APPLICATION,)
+        "select count(*) from pg_stat_activity "
+        "where application_name = %s and datname = current_database()",
+        (APPLICATION,),
     ).fetchone()[0]
 
 
@@ -189,15 +192,9 @@ def slow_down(table: Table) -> None:
 def wait_until_blocked(table: Table) -> None:
     query = """
         select count(*) from pg_stat_activity
-        where application_name = %s and wait_event = 'advisory'
+        where application_name = %s and wait_event = 'advisory' and datname = current_database()
     """
-    for _ in range(500):
-        if table.connection.execute(query, (APPLICATION,)).fetchone()[0]:
-            return
-
-        threading.Event().wait(0.01)
-
-    raise AssertionError("the insert does not wait")
+    eventually(lambda: table.connection.execute(query, (APPLICATION,)).fetchone()[0])
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
@@ -212,7 +209,7 @@ def test_a_session_that_ends_under_way_is_told_and_nothing_sent_twice(
         wait_until_blocked(table)
         terminate(table)
         with pytest.raises(SourceUnavailable, match="may be committed, or not") as caught:
-            call.result(10)
+            call.result(60)
 
         assert caught.value.transient
         table.connection.execute("drop trigger wait on outbox.immediate_default")

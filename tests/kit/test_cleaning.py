@@ -1,5 +1,8 @@
 """Emptying the outbox between tests, and saying who is in the way."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg
 import pytest
 
@@ -11,9 +14,12 @@ from tests.harness import Recorder, Watcher, consumer, streaming
 pytestmark = pytest.mark.any_version
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning, "_PATIENCE_SECONDS", 0.2)
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Do not wait long for what is in the way. What leaves has all the time that it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_PATIENCE_SECONDS", 0.2)
+        yield
 
 
 def rows(outbox: Outbox, statement: str) -> list:
@@ -37,22 +43,26 @@ def test_nothing_is_left(outbox: Outbox, mode: str) -> None:
     assert outbox.drain(lambda jobs: None, mode=mode).ids == [1]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_transaction_that_is_open_is_named(outbox: Outbox) -> None:
     with psycopg.connect(outbox.dsn, application_name="the shop") as connection:
         outbox.client.enqueue(1, tx=connection)
-        with pytest.raises(NotClean, match=r"left a transaction open: pid \d+ \(the shop, idle in"):
+        with (
+            impatient(),
+            pytest.raises(NotClean, match=r"left a transaction open: pid \d+ \(the shop, idle in"),
+        ):
             outbox.clean()
 
     outbox.clean()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_consumer_that_runs_is_named(outbox: Outbox) -> None:
     watcher = Watcher()
     subject = consumer(Harnessed(outbox.dsn), Recorder(), observers=[watcher], mode="polling")
     async with streaming(subject, watcher):
-        with pytest.raises(NotClean, match=r"left a consumer running.*pgcdc-outbox/default"):
+        with (
+            impatient(),
+            pytest.raises(NotClean, match=r"left a consumer running.*pgcdc-outbox/default"),
+        ):
             outbox.clean()
 
     outbox.clean()

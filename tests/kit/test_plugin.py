@@ -16,6 +16,13 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 
+# Five seconds are plenty for what has ended to be gone, but on a machine that stalls.
+PATIENT = """
+    from pgcdc_outbox.testing import cleaning
+
+    cleaning._PATIENCE_SECONDS = 60.0
+"""
+
 
 class Suite:
     """Somebody's tests."""
@@ -91,7 +98,8 @@ def test_each_test_begins_with_a_clean_outbox(connected: Suite, server) -> None:
 
         def test_two():
             assert "PGCDC_OUTBOX_DSN" not in os.environ
-        """
+        """,
+        conftest=PATIENT,
     )
     result.assert_outcomes(passed=4)
     assert databases(server) == before
@@ -181,6 +189,7 @@ def test_several_workers_do_not_meet(connected: Suite, server) -> None:
         "xdist",
         "-n",
         "2",
+        conftest=PATIENT,
     )
     result.assert_outcomes(passed=6)
     assert databases(server) == before

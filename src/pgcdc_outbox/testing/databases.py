@@ -1,10 +1,14 @@
 """Databases made for one use, and taken down with all that holds on to them."""
 
 import time
+from typing import Final
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+
+_PATIENCE_SECONDS: Final = 60.0
+"""How long others may take to let go of a database."""
 
 # Since version 14 the function can wait for the process to be gone.
 END_WALSENDERS = """
@@ -23,19 +27,28 @@ where database = %(name)s and not active
 def create_database(dsn: str, name: str, template: str | None = None) -> str:
     """Create a database, empty or the copy of another, and return the DSN that leads to it.
 
-    Nobody may be connected to the one that is copied.
+    Nobody may be connected to the one that is copied; who has only just left is waited for.
     """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     statement = sql.SQL("create database {}").format(sql.Identifier(name))
     if template is not None:
         statement += sql.SQL(" template {}").format(sql.Identifier(template))
 
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(statement)
+        while True:
+            try:
+                connection.execute(statement)
+            except psycopg.errors.ObjectInUse:
+                # The server itself waits five seconds. On a busy machine a process that was
+                # told to end, of autovacuum for instance, may take longer.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return make_conninfo(dsn, dbname=name)
 
-    return make_conninfo(dsn, dbname=name)
 
-
-def drop_database(dsn: str, name: str, *, timeout: float = 10.0) -> None:
+def drop_database(dsn: str, name: str, *, timeout: float = _PATIENCE_SECONDS) -> None:
     """Drop a database, its replication slots first, and end whoever uses them."""
     deadline = time.monotonic() + timeout
     statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))

@@ -19,7 +19,7 @@ from pgcdc_outbox.testing.postmaster import Mode, Postmaster
 logger = logging.getLogger(__name__)
 
 # Recovery after a crash counts as starting, and a busy machine can be slow at it.
-START_TIMEOUT: Final = 60.0
+START_TIMEOUT: Final = 180.0
 
 HARDER: Final[Mapping[Mode, Mode]] = {"smart": "fast", "fast": "immediate"}
 

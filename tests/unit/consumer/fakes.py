@@ -29,7 +29,7 @@ from pgcdc_outbox.events import Event
 from pgcdc_outbox.job import Job
 from pgcdc_outbox.lsn import LSN
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds after which a test gives up; none should come near it."""
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from pgcdc_outbox import Context, Dead, Done, Job, Retry, RetryPolicy, Router
 from pgcdc_outbox.core.verdict import Raised, judge
 from pgcdc_outbox.errors import ResultInvalid
+from pgcdc_outbox.routing import running
 from pgcdc_outbox.routing.slots import Slots
 from tests.unit.consumer.fakes import PATIENCE, until
 from tests.unit.routing.units import MemoryUnit, job, run
@@ -137,7 +138,11 @@ class TestConcurrency:
         assert len(threads) == 4
         assert threading.get_ident() not in threads
 
-    async def test_no_task_is_made_where_no_handler_waits(self) -> None:
+    async def test_no_task_is_made_where_no_handler_waits(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Who takes long gives others a turn, and a process that is not let run takes long.
+        monkeypatch.setattr(running, "_TURN_SECONDS", PATIENCE)
         router, tasks = Router(), set[Any]()
 
         @router.on("t")
