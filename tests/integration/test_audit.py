@@ -20,7 +20,7 @@ ROWS = "select id, attempt, outcome, jobs, error, text from attempt order by id,
 
 
 async def once(outbox: Outbox, handler: Any, **options: Any) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         await consumer(outbox, handler, **options).run(once=True)
 
 
@@ -39,8 +39,9 @@ def fate(jobs: Sequence[Job]) -> dict[int, Any]:
 async def test_all_keeps_every_attempt_with_its_times(outbox: Outbox) -> None:
     recorder = Recorder(fate)
     before = outbox.value("select clock_timestamp()")
+    # Before the start: from the log they may come one after the other.
+    good, bad, ugly = outbox.put(["good", "retry", "dead"], topic="t\t\N{SNOWMAN}", key="k")
     async with running(consumer(outbox, recorder, audit="all", name="mailer")):
-        good, bad, ugly = outbox.put(["good", "retry", "dead"], topic="t\t\N{SNOWMAN}", key="k")
         await recorder.got(4)
         await eventually_async(lambda: _has(outbox, 4))
 
@@ -56,9 +57,10 @@ async def test_all_keeps_every_attempt_with_its_times(outbox: Outbox) -> None:
         (ugly, 1, "dead", 1, "pgcdc_outbox.outcome.Dead", "no use"),
     ]
     assert {(row[0], row[3], row[4]) for row in rows} == {("mailer", *fixed)}
+    # Ahead of the clock by no more than it took to ask for it.
     times = outbox.rows(
-        "select a.started_at > %s and a.started_at <= clock_timestamp(), a.seconds >= 0, "
-        "a.seconds < 5, a.instance = c.instance from attempt a, consumer c",
+        "select a.started_at > %s and a.started_at < clock_timestamp() + interval '1 min', "
+        "a.seconds >= 0, a.seconds < 60, a.instance = c.instance from attempt a, consumer c",
         [before],
     )
     assert set(times) == {(True, True, True, True)}
@@ -138,7 +140,8 @@ async def test_a_stop_waits_until_what_was_done_is_written(outbox: Outbox) -> No
                 blocker.rollback()
 
         blocker.execute("lock table outbox.attempt in exclusive mode")
-        subject = consumer(outbox, recorder, audit="all", observers=[watcher, let_go])
+        options = {"audit": "all", "observers": [watcher, let_go], "drain_timeout": 60}
+        subject = consumer(outbox, recorder, **options)
         async with streaming(subject, watcher):
             ids = outbox.put(range(10))
             await recorder.got(10)
@@ -186,7 +189,8 @@ async def _ended_copy(outbox: Outbox) -> bool:
     return bool(
         outbox.rows(
             "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where query like 'copy%%attempt%%' and wait_event_type = 'Lock'"
+            "where datname = current_database() "
+            "and query like 'copy%%attempt%%' and wait_event_type = 'Lock'"
         )
     )
 

@@ -54,7 +54,7 @@ class Supervisor:
         self._options = msgspec.json.encode(options)
         self._spawn()
 
-    def until(self, condition: Callable[[], object], timeout: float = 120.0) -> None:
+    def until(self, condition: Callable[[], object], timeout: float = 600.0) -> None:
         """Wait for a condition, and start the consumer again whenever it dies."""
         patience = Patience(timeout)
         while not condition():
@@ -72,7 +72,7 @@ class Supervisor:
         """Ask it to end, as a deployment does."""
         assert self._process is not None
         self._process.terminate()
-        assert self._process.wait(30) == 0
+        assert self._process.wait(120) == 0
         self._process = None
 
     def end(self) -> None:
@@ -245,7 +245,7 @@ def test_several_killers_are_found_one_after_the_other(
 ) -> None:
     ids = enqueue(outbox, "good", "kill", "good", "leave", "good", "kill", "good")
     supervisor.start(**options)
-    supervisor.until(lambda: len(dead(outbox)) == 3 and len(supervisor.done()) == 4, timeout=180)
+    supervisor.until(lambda: len(dead(outbox)) == 3 and len(supervisor.done()) == 4)
     supervisor.stop()
 
     assert dead(outbox) == dict.fromkeys(ids[1::2], CRASHED_THRICE)
@@ -288,13 +288,15 @@ def test_three_kills_by_an_operator_cost_no_job_and_no_attempt(
     assert crashes(outbox) == 3
     (tmp_path / "go").touch()
     supervisor.until(lambda: len(supervisor.done()) == 10 and crashes(outbox) == 0)
-    late = enqueue(outbox, *["good"] * 5)
-    supervisor.until(lambda: len(supervisor.done()) == 15)
+    late = enqueue(outbox, *["good"] * 20)
+    supervisor.until(lambda: len(supervisor.done()) == 30)
 
     assert supervisor.done() == [f"{id_}/1" for id_ in ids + late]
     assert len(supervisor.told("CarefulBegan")) == len(supervisor.told("CarefulEnded")) == 1
-    # One by one while it was careful, and then as before.
-    assert [len(call) for call in supervisor.calls("done")] == [1] * 10 + [5]
+    # One by one while it was careful, and then as before: as many as had come from the log.
+    sizes = [len(call) for call in supervisor.calls("done")]
+    assert sizes[:10] == [1] * 10
+    assert 1 < max(sizes[10:]) <= 5
     assert outbox.rows("select id from failed union all select id from dead_letter") == []
     supervisor.until(lambda: outbox.rows("select * from started") == [])
 
@@ -310,7 +312,7 @@ def test_a_kill_with_progress_is_no_reason_to_be_careful(
         supervisor.until(lambda: crashes(outbox) == 0)
         supervisor.kill()
 
-    supervisor.until(lambda: len(supervisor.told("Streaming")) == 6)
+    supervisor.until(lambda: len(supervisor.told("Streaming")) >= 6)
     assert supervisor.told("CarefulBegan") == []
 
 
@@ -394,13 +396,12 @@ async def test_who_was_running_is_judged_and_its_neighbours_are_not(outbox: Outb
     async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
         await recorder.got(5)
 
-    # The note goes with the failure; the retry is noted again, for a suspect.
-    assert noted == [[], [(ids[2],)]]
-    assert [[job.id for job in batch] for batch in recorder.batches] == [
-        [ids[0], ids[1], ids[3], ids[4]],
-        [ids[2]],
-    ]
-    (again,) = recorder.batches[1]
+    # The note goes with the failure; the retry is noted again, for a suspect. What is not
+    # judged may have come from the log in several batches; the note is there until its turn.
+    assert noted[-1] == [(ids[2],)]
+    assert noted[-2] == []
+    assert recorder.ids == [ids[0], ids[1], ids[3], ids[4], ids[2]]
+    (again,) = recorder.batches[-1]
     assert (again.attempt, [error.error for error in again.errors]) == (2, ["Crashed"])
     assert [event.id for event in watcher.of(JobCrashed)] == ids[2:3]
     assert outbox.rows("select * from started") == []

@@ -133,12 +133,13 @@ def test_who_comes_at_the_same_time_waits_for_the_first(elsewhere: str, commits:
         assert inbox.accept(first, 7)
         thread = threading.Thread(target=second)
         thread.start()
-        with psycopg.connect(elsewhere) as watcher:
+        # Within a transaction it would see the same sessions again and again.
+        with psycopg.connect(elsewhere, autocommit=True) as watcher:
             waiting = (
                 "select count(*) from pg_stat_activity "
                 "where application_name = 'second' and wait_event_type = 'Lock'"
             )
-            eventually(lambda: watcher.execute(waiting).fetchone() == (1,))
+            eventually(lambda: watcher.execute(waiting).fetchone() == (1,), timeout=60)
 
         assert said == []
         first.commit() if commits else first.rollback()

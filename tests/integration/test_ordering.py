@@ -136,7 +136,8 @@ async def test_a_connection_that_is_lost_changes_nothing(outbox: Outbox) -> None
     expected = commit_keyed(outbox, 300, keys=5)
     handler, watcher = Keyed(), Watcher()
     options = {"ordering": "key", "concurrency": 4, "batch_size": 3, "observers": [watcher]}
-    async with streaming(consumer(outbox, handler, **options), watcher):
+    # What a lost connection cuts off comes again, so it has time to end.
+    async with streaming(consumer(outbox, handler, drain_timeout=60, **options), watcher):
         await handler.got(100)
         outbox.cut_off_reader()
         await handler.got(300)

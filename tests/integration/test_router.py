@@ -280,7 +280,7 @@ async def test_payloads_are_compressed_and_coded_on_the_way(
 async def test_a_call_that_takes_too_long_is_a_failure(outbox: Outbox) -> None:
     router, seen = Router(), list[Any]()
 
-    @router.on("slow", timeout=0.05, retry=RetryPolicy(max_attempts=1))
+    @router.on("slow", timeout=0.5, retry=RetryPolicy(max_attempts=1))
     async def slow(context: Context) -> None:
         seen.append(context.remaining)
         await anyio.sleep_forever()
@@ -294,8 +294,8 @@ async def test_a_call_that_takes_too_long_is_a_failure(outbox: Outbox) -> None:
 
     ((reason, attempt, text),) = dead(outbox).values()
     assert (reason, attempt) == ("exhausted", 1)
-    assert "slow was not done within 0.05 s" in text
-    assert 0 < seen[0] <= 0.05
+    assert "slow was not done within 0.5 s" in text
+    assert 0 < seen[0] <= 0.5
     assert list(dead(outbox)) == [id_]
 
 
@@ -318,7 +318,7 @@ async def test_the_commands_consume_with_a_router_and_show_it(
             env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -219,6 +219,7 @@ async def test_a_slow_backlog_that_outgrows_the_limit_repeats_nothing(outbox: Ou
         batch_size=10,
         max_retained_wal=3 * 1024 * 1024,
         checkpoint_interval=0.3,
+        drain_timeout=60,  # or what it is at when the slot is let go comes again
         observers=[watcher],
     )
     async with streaming(subject, watcher):
