@@ -37,14 +37,15 @@ async def reserve(placed: OrderPlaced, session: AsyncSession, context: Context) 
     )
 
 
-@router.on("payment.due", delivery="at_most_once", timeout=10)
+@router.on("payment.due", delivery="at_most_once", timeout=60)
 async def charge(due: PaymentDue, job: Job, context: Context) -> None:
     """Charge the card. Nobody can take that back, so it is never tried twice by itself.
 
     If this process dies after the call and before it is noted, the job is in doubt: it
     waits among the dead letters until a person has looked at the bank's records.
     """
-    async with httpx.AsyncClient(base_url=os.environ["BANK_URL"]) as bank:
+    # The job itself says for how long it may take.
+    async with httpx.AsyncClient(base_url=os.environ["BANK_URL"], timeout=None) as bank:
         answer = await bank.post(
             "/charges",
             json={"order": due.order, "cents": due.cents},

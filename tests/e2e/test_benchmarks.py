@@ -32,7 +32,7 @@ def run(*arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         env=os.environ,
     )
     assert done.returncode == 0, done.stderr

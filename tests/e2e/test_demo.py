@@ -62,7 +62,7 @@ class Running:
     def end(self) -> str:
         """Wait for the end; returns what was printed."""
         try:
-            self.process.wait(60)
+            self.process.wait(300)
         finally:
             self.process.kill()
 
@@ -133,7 +133,7 @@ def test_a_signal_ends_the_orders_and_they_are_counted_all_the_same(
     data: Path, ask: signal.Signals
 ) -> None:
     running = Running(data, "--seconds", "600")
-    eventually(lambda: re.search(r"handled [1-9]", running.output), timeout=30)
+    eventually(lambda: re.search(r"handled [1-9]", running.output), timeout=120)
 
     running.process.send_signal(ask)
     output = running.end()
@@ -148,12 +148,12 @@ def test_a_signal_ends_the_orders_and_they_are_counted_all_the_same(
 @pytest.mark.server
 def test_the_server_of_a_killed_demo_ends_and_the_next_one_goes_on(data: Path) -> None:
     running = Running(data, "--seconds", "600")
-    eventually(lambda: re.search(r"handled [1-9]", running.output), timeout=30)
+    eventually(lambda: re.search(r"handled [1-9]", running.output), timeout=120)
 
     running.process.kill()
     running.process.wait()
 
-    eventually(lambda: not (data / "postmaster.pid").exists(), timeout=30)
+    eventually(lambda: not (data / "postmaster.pid").exists(), timeout=120)
     assert run(data, "--orders", "20")["lost"] == 0
 
 

@@ -141,7 +141,7 @@ class Reader:
             [sys.executable, "-m", *PROGRAMS[program], *_without_every(arguments), *ending],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         self.output += done.stdout

@@ -70,7 +70,7 @@ class Shop:
     def __init__(self, dsn: str, bank: Bank, web: str, environment: dict[str, str]) -> None:
         self.dsn = dsn
         self.bank = bank
-        self.web = httpx.Client(base_url=web, timeout=20)
+        self.web = httpx.Client(base_url=web, timeout=120)
         self._environment = environment
 
     def rows(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
@@ -102,7 +102,7 @@ class Shop:
             yield process
         finally:
             process.terminate()
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=120)
 
         assert process.returncode in (0, -signal.SIGKILL), said
 
@@ -153,12 +153,12 @@ def shop(database: str, bank: Bank) -> Iterator[Shop]:
         finally:
             shop.web.close()
             web.terminate()
-            web.wait(30)
+            web.wait(120)
 
 
 def soon(predicate: Callable[[], object]) -> None:
     """Wait for what a process does that was started just now."""
-    within(predicate, timeout=30.0)
+    within(predicate, timeout=120.0)
 
 
 def test_an_order_is_paid_for_once_and_confirmed(shop: Shop) -> None:

@@ -1,5 +1,6 @@
 """The consumers of a scenario: each a process, started, stopped, killed, or put to sleep."""
 
+import math
 import os
 import signal
 import subprocess
@@ -16,8 +17,15 @@ from tests.wait import eventually
 
 ROOT = Path(__file__).parents[2]
 
-# What succeeded is reported within a tenth of a second, if the machine is not too busy.
+# What succeeded is settled and reported within a tenth of a second, if the machine is not too
+# busy. When it is, positions are saved late, too: see `Crew.since_saved`.
 REPORT_SECONDS = 2.0
+
+# An orderly end does not wait longer than this for the last report.
+_FINISH_SECONDS = 5.0
+
+PATIENCE = 120.0
+"""Seconds that a machine may take which does much else: no wait of a scenario is shorter."""
 
 _READING = ("Streaming", "Polling")
 _STATES = {"Connecting", "StandingBy", "Disconnected", "Reconciling", *_READING}
@@ -26,10 +34,11 @@ _STATES = {"Connecting", "StandingBy", "Disconnected", "Reconciling", *_READING}
 class Worker:
     """One process."""
 
-    def __init__(self, order: Order, truth: Truth) -> None:
+    def __init__(self, order: Order, truth: Truth, crew: "Crew") -> None:
         self.name = order.name
         self._order = order
         self._truth = truth
+        self._crew = crew
         self._noted = False
         self._events = Lines(truth.folder / f"{order.name}.events", Told)
         self.log = truth.folder / f"{order.name}.log"
@@ -56,7 +65,7 @@ class Worker:
         """The events of this kind that it told so far."""
         return [told for told in self._events.read() if told.event == event]
 
-    def saw(self, event: str, count: int = 1, timeout: float = 20.0) -> Told:
+    def saw(self, event: str, count: int = 1, timeout: float = PATIENCE) -> Told:
         """Wait until it has told so many events of a kind; the last of them."""
 
         def look() -> list[Told]:
@@ -65,11 +74,11 @@ class Worker:
 
         return eventually(look, timeout)[0]
 
-    def reads(self, timeout: float = 20.0) -> None:
+    def reads(self, timeout: float = PATIENCE) -> None:
         """Wait until it reads jobs, after whatever it went through."""
         self._is(*_READING, timeout=timeout)
 
-    def at_work(self, timeout: float = 20.0) -> None:
+    def at_work(self, timeout: float = PATIENCE) -> None:
         """Wait until it reads jobs or stands by, after whatever it went through."""
         self._is(*_READING, "Reconciling", "StandingBy", timeout=timeout)
 
@@ -88,7 +97,7 @@ class Worker:
         self.process.wait()
         self._note(f"kill {self.name}", at)
 
-    def died(self, timeout: float = 20.0) -> None:
+    def died(self, timeout: float = PATIENCE) -> None:
         """Wait until it has killed itself, as it was ordered to."""
         code = self.process.wait(timeout)
         assert code == -signal.SIGKILL, f"{self!r} ended:\n{self.log.read_text()}"
@@ -101,13 +110,22 @@ class Worker:
             last = self.saw(*order)
             self._note(f"kill {self.name} at {last.event}", last.at)
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """Ask it to stop, and wait until it has; its exit code."""
         if self.alive:
             self.saw("Connecting")  # until then it does not listen
             self.process.terminate()
 
-        return self.process.wait(timeout)
+        code = self.process.wait(timeout)
+        self._note_haste()
+        return code
+
+    def _note_haste(self) -> None:
+        """Note that it ended before it could say what it had finished, if that took too long."""
+        if asked := self.told("Stopping"):
+            at = asked[-1].at
+            if time.monotonic() - at >= _FINISH_SECONDS:
+                self._note(f"stop {self.name}, which took too long", at)
 
     @property
     def peak_memory(self) -> int:
@@ -130,7 +148,7 @@ class Worker:
                 what=what,
                 at=at,
                 until=time.monotonic(),
-                again=REPORT_SECONDS + self._order.seconds,
+                again=self._crew.since_saved(at) + self._order.seconds,
             )
         )
 
@@ -166,6 +184,7 @@ class Crew:
                 **order,
             ),
             self._truth,
+            self,
         )
         self.workers.append(worker)
         return worker
@@ -177,6 +196,15 @@ class Crew:
     def told(self, event: str) -> list[Told]:
         """The events of this kind that any worker told."""
         return [told for worker in self.workers for told in worker.told(event)]
+
+    def since_saved(self, at: float) -> float:
+        """How many seconds before a moment what succeeded was certainly saved at that moment.
+
+        The last position that was saved was taken after the one before was saved. So a machine
+        that stands still allows for more, and one that does not for little.
+        """
+        saved = sorted(told.at for told in self.told("CheckpointSaved") if told.at <= at)
+        return at - saved[-2] + REPORT_SECONDS if len(saved) > 1 else math.inf
 
     def clear(self) -> None:
         for worker in self.workers:

@@ -126,7 +126,7 @@ class Busy:
     def _run(self) -> None:
         while not self._done.is_set():
             try:
-                with psycopg.connect(self._dsn, connect_timeout=2) as connection:
+                with psycopg.connect(self._dsn, connect_timeout=30) as connection:
                     while not self._done.wait(self._pause):
                         self._transaction(connection)
             except psycopg.Error as error:

@@ -14,7 +14,7 @@ import psycopg
 from pgcdc_outbox.core.lanes import Ordering
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.faults.audit import Audit, missing
-from tests.faults.crew import Crew
+from tests.faults.crew import PATIENCE, Crew
 from tests.faults.producers import Busy, Producer
 from tests.faults.sampler import Sample, Sampler
 from tests.faults.truth import Body, Truth
@@ -86,22 +86,31 @@ class Scene:
         What succeeded after that was taken may come again. It was taken after the one before
         was saved.
         """
-        saved = sorted(told.at for told in self.crew.told("CheckpointSaved"))
-        again = time.monotonic() - saved[-2] if len(saved) > 1 else float("inf")
+        again = self.crew.since_saved(time.monotonic())
         with self.truth.breaking(what, again=again, resets=True, **more):
             yield
 
-    def handled(self, jobs: list[Body], timeout: float = 20.0) -> None:
+    @contextmanager
+    def losing_the_hold(self, what: str, *, unnoticed: float = 0.0) -> Iterator[None]:
+        """Break something after which another instance may come first.
+
+        What was not saved by then may come again.
+        """
+        again = self.crew.since_saved(time.monotonic())
+        with self.truth.breaking(what, again=again, unnoticed=unnoticed):
+            yield
+
+    def handled(self, jobs: list[Body], timeout: float = PATIENCE) -> None:
         """Wait until each of these came to its end."""
         wanted = {job.seq: job for job in jobs}
         eventually(lambda: self._nothing_missing(wanted), timeout)
 
-    def executed(self, more: int = 1, timeout: float = 20.0) -> None:
+    def executed(self, more: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until so many more jobs were executed."""
         before = len(self.truth.executions)
         eventually(lambda: len(self.truth.executions) >= before + more, timeout)
 
-    def conclude(self, timeout: float = 30.0, *, rerun: bool = True) -> Audit:
+    def conclude(self, timeout: float = PATIENCE, *, rerun: bool = True) -> Audit:
         """Let everything come to its end, stop in good order, and hold it against the promises.
 
         With ``rerun`` a last run shows that after a clean stop nothing comes again.
@@ -117,7 +126,7 @@ class Scene:
 
         if rerun:
             last = self.crew.start(once=True)
-            assert last.process.wait(30) == 0, last.log.read_text()
+            assert last.process.wait(PATIENCE) == 0, last.log.read_text()
 
         return self.check()
 
@@ -164,7 +173,7 @@ class Scene:
             for (pid,) in rows:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                    eventually(lambda: not _answers(witness), 60)
+                    eventually(lambda: not _answers(witness), PATIENCE)
 
     def dead(self) -> dict[int, int]:
         """The dead letters: seq, and the attempt that was the last."""

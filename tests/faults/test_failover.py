@@ -12,6 +12,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgcdc_outbox.testing import PostgresServer
+from tests.faults.crew import PATIENCE
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
@@ -61,7 +62,8 @@ class Pair:
         ask(self.primary, "alter system set synchronous_standby_names = '*'")
         ask(self.primary, "select pg_reload_conf()")
         eventually(
-            lambda: ask(self.primary, "select sync_state from pg_stat_replication") == "sync"
+            lambda: ask(self.primary, "select sync_state from pg_stat_replication") == "sync",
+            PATIENCE,
         )
 
     def fail_over(self) -> None:
@@ -120,12 +122,12 @@ def test_promoted_with_the_slot(fresh_server: Start, tmp_path: Path, mode: str) 
     )
     scene = pair.scene
     try:
-        assert scene.crew.start(once=True).process.wait(20) == 0
+        assert scene.crew.start(once=True).process.wait(PATIENCE) == 0
         keep_in_step(pair.primary, scene.outbox.slot()["slot_name"])
         worker = scene.crew.start()
         with scene.busy(pause=0.05):
             # A copy counts once the slot has moved beyond where the copying began.
-            eventually(lambda: is_in_step(pair), 90)
+            eventually(lambda: is_in_step(pair), PATIENCE)
             pair.synchronise()
             scene.executed(50)
             with scene.truth.breaking("failover", again=float("inf"), resets=True):
@@ -186,7 +188,7 @@ def write_past(server: PostgresServer, position: int) -> None:
         ask(server, "insert into filler select repeat('x', 2000) from generate_series(1, 1000)")
         return bool(ask(server, f"select pg_current_wal_lsn() - '0/0' > {position}"))
 
-    eventually(long_enough)
+    eventually(long_enough, PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_set_back_while_nobody_consumes(
 ) -> None:
     """What was pending then is pending again, and comes."""
     before = Scene(origin.dsn(), folder(tmp_path, "before"), mode)
-    assert before.crew.start(once=True).process.wait(20) == 0
+    assert before.crew.start(once=True).process.wait(PATIENCE) == 0
     pending = before.put(5)
     copy = copied(fresh_server, origin, slots=slots)
     before.put(50)
@@ -233,7 +235,7 @@ def test_set_back_under_a_consumer(
 ) -> None:
     """What it remembers of the server that was is no longer true."""
     scene = Scene(origin.dsn(), tmp_path, mode)
-    assert scene.crew.start(once=True).process.wait(20) == 0
+    assert scene.crew.start(once=True).process.wait(PATIENCE) == 0
     pending = scene.put(5)
     copy = copied(fresh_server, origin, slots=slots)
     scene.crew.dsn = either(origin, copy)
@@ -253,7 +255,9 @@ def test_set_back_under_a_consumer(
 
         worker.resume()
         expected = {job.seq for job in pending + new}
-        eventually(lambda: expected <= {run.seq for run in scene.truth.executions[since:]}, 10)
+        eventually(
+            lambda: expected <= {run.seq for run in scene.truth.executions[since:]}, PATIENCE
+        )
     finally:
         scene.close()
 

@@ -4,16 +4,20 @@ import time
 
 import pytest
 
+from tests.faults.crew import PATIENCE
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
 pytestmark = pytest.mark.any_version
 POLLS_IN_SLOW_RUN = True
 
-TAKEN_OVER_WITHIN = 5.0
-"""Seconds after which another instance works when one was killed."""
+TAKEN_OVER_WITHIN = 45.0
+"""Seconds after which another instance works when one was killed.
 
-HANDED_OVER_WITHIN = 2.0
+On a machine that does nothing else it is one; the server's own patience is a minute.
+"""
+
+HANDED_OVER_WITHIN = 45.0
 """Seconds after which another instance works when one was stopped."""
 
 
@@ -26,7 +30,7 @@ def test_a_thousand_jobs_are_a_thousand_executions(scene: Scene, count: int) -> 
     scene.handled(jobs[:100])
     jobs += [job for _ in range(10) for job in scene.put(50)]
     scene.handled(jobs)
-    eventually(lambda: len(scene.crew.told("StandingBy")) == count - 1)
+    eventually(lambda: len(scene.crew.told("StandingBy")) == count - 1, PATIENCE)
 
     assert len(scene.truth.executions) == 1000
     scene.conclude()
@@ -69,15 +73,16 @@ def test_another_takes_over_from_one_that_is_stopped(scene: Scene) -> None:
 def test_one_that_slept_while_another_took_over_records_nothing(scene: Scene, fails: int) -> None:
     """Its clock stood still in the middle of a call; its connections are gone when it wakes."""
     scene.ordered = False
-    sleeper = scene.crew.start(seconds=1.5)
+    sleeper = scene.crew.start(wedged=True)
     sleeper.reads()
     jobs = scene.put(5, fails=fails)
-    with scene.watched(), scene.truth.breaking("sleep", again=2.0):
+    with scene.watched(), scene.losing_the_hold("sleep"):
         sleeper.saw("BatchStarted")
         sleeper.pause()
         scene.end_connections()
         other = scene.crew.start()
         scene.handled(jobs)
+        (scene.truth.folder / "go").touch()
         sleeper.resume()
         # The call that it was in the middle of is cancelled, or ends in vain.
         sleeper.saw("StandingBy")

@@ -10,7 +10,7 @@ import pytest
 
 from pgcdc_outbox import events
 from tests.faults.conftest import MODES
-from tests.faults.crew import Worker
+from tests.faults.crew import PATIENCE, Worker
 from tests.faults.scene import Scene
 
 KILLS: dict[str, int] = {
@@ -92,7 +92,7 @@ def test_killed_at(scene: Scene, event: str) -> None:
     consumer = {"maintenance": event == "Maintained"}
     if event == "Maintained":
         # Not in a first start, whose hold may be over before its maintenance is.
-        assert scene.crew.start(once=True).process.wait(20) == 0
+        assert scene.crew.start(once=True).process.wait(PATIENCE) == 0
 
     with scene.busy():
         scene.crew.start(kill_at=(event, KILLS[event]), consumer=consumer).died()
@@ -110,7 +110,7 @@ def another_instance(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def without_a_table(scene: Scene) -> Iterator[None]:
-    scene.crew.start(once=True).process.wait(20)
+    scene.crew.start(once=True).process.wait(PATIENCE)
     scene.outbox.rows("alter table scheduled rename to scheduled_away")
     yield
     scene.outbox.rows("alter table scheduled_away rename to scheduled")
@@ -120,7 +120,7 @@ def without_a_table(scene: Scene) -> Iterator[None]:
 def an_impatient_server(scene: Scene) -> Iterator[None]:
     """Reports are due after a third of the server's patience; what blocks them longer is told."""
     # With a slot there is no backlog to be read from the table first, where nothing reports.
-    assert scene.crew.start(once=True).process.wait(20) == 0
+    assert scene.crew.start(once=True).process.wait(PATIENCE) == 0
     name = scene.outbox.value("select quote_ident(current_database())")
     scene.outbox.rows(f"alter database {name} set wal_sender_timeout = '600ms'")
     yield

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from pgcdc_outbox.testing import PostgresServer
+from tests.faults.crew import PATIENCE
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 from tests.wait import eventually
@@ -12,8 +13,8 @@ from tests.wait import eventually
 pytestmark = pytest.mark.any_version
 POLLS_IN_SLOW_RUN = True
 
-BACK_WITHIN = 10.0
-"""Seconds after which a consumer has to be at work again."""
+BACK_WITHIN = 45.0
+"""Seconds after which a consumer has to be at work again: less than the server's patience."""
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_stalled_for_a_while(remote: Scene, network: Proxy, directions: tuple[st
         with remote.truth.breaking("stall"):
             network.stall(*directions)
             committed = len(remote.truth.jobs("committed"))
-            eventually(lambda: len(remote.truth.jobs("committed")) > committed + 100)
+            eventually(lambda: len(remote.truth.jobs("committed")) > committed + 100, PATIENCE)
             network.heal()
 
         remote.executed(50, timeout=BACK_WITHIN)
@@ -67,9 +68,9 @@ def test_slow(remote: Scene, network: Proxy, slow: Callable[[Proxy], None]) -> N
     slow(network)
     remote.crew.start()
     with remote.busy():
-        remote.executed(100, timeout=40)
+        remote.executed(100, timeout=PATIENCE)
 
-    remote.handled(list(remote.truth.jobs("committed").values()), timeout=60)
+    remote.handled(list(remote.truth.jobs("committed").values()), timeout=PATIENCE)
     network.heal()
     remote.conclude()
     assert not remote.crew.told("Disconnected")
@@ -87,7 +88,7 @@ def test_stranded(remote: Scene, network: Proxy) -> None:
     with remote.busy():
         remote.executed(50)
         network.strand()
-        remote.executed(50, timeout=30)
+        remote.executed(50, timeout=PATIENCE)
 
     assert worker.alive
     remote.conclude()

@@ -55,7 +55,7 @@ def test_killed_at(scene: Scene, event: str) -> None:
         scene.crew.start(seconds=0.002)
         scene.executed(50)
 
-    scene.conclude(timeout=60)
+    scene.conclude()
 
 
 @pytest.mark.parametrize("ordering", ORDERINGS)
@@ -85,7 +85,7 @@ def kill_again_and_again(
         scene.crew.start(seconds=0.002)
         scene.executed(50)
 
-    scene.conclude(timeout=120)
+    scene.conclude(timeout=300)
 
 
 @pytest.mark.parametrize("ordering", ORDERINGS)
@@ -96,9 +96,9 @@ def test_a_hold_that_is_lost(scene: Scene, ordering: Ordering) -> None:
         scene.crew.start(seconds=0.002)
         for _ in range(4):
             scene.executed(30)
-            with scene.truth.breaking("connections", again=2.0, unnoticed=2.0):
+            with scene.losing_the_hold("connections", unnoticed=2.0):
                 scene.end_connections()
 
         scene.executed(30)
 
-    scene.conclude(timeout=60)
+    scene.conclude()

@@ -9,6 +9,7 @@ import pytest
 
 from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
+from tests.faults.crew import PATIENCE
 from tests.faults.producers import Busy
 from tests.faults.scene import Scene
 from tests.faults.truth import Claim
@@ -78,10 +79,10 @@ def test_made_filled_and_dropped_while_jobs_flow(scene: Scene) -> None:
     with unhindered(scene):
         for hours in (300, 400, 500):
             put_old(scene, hours)
-            made |= eventually(make)
+            made |= eventually(make, PATIENCE)
             scene.executed(30)
 
-        eventually(drop, 20)
+        eventually(drop, PATIENCE)
 
     assert worker.alive
     scene.conclude()
@@ -113,9 +114,9 @@ def test_dropped_before_the_log_was_read(scene: Scene, mode: str) -> None:
     if mode != "logical":
         pytest.skip("polling finds nothing in a table that is gone, and does not promise to")
 
-    assert scene.crew.start(once=True).process.wait(20) == 0
+    assert scene.crew.start(once=True).process.wait(PATIENCE) == 0
     put_old(scene, 300)
-    report = maintain(scene, FOR_EVER)
+    report = eventually(lambda: maintain(scene, FOR_EVER), PATIENCE)
     assert report
     for name in report.created:
         scene.outbox.rows(f"drop table {name}")

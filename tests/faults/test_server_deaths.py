@@ -5,15 +5,16 @@ import time
 import pytest
 
 from pgcdc_outbox.testing import PostgresServer
+from tests.faults.crew import PATIENCE
 from tests.faults.scene import Scene
 from tests.faults.worker import Told
 from tests.wait import eventually
 
-STOPPED_WITHIN = 10.0
-"""Seconds that a server may take to stop, whatever a consumer does."""
+STOPPED_WITHIN = 45.0
+"""Seconds that a server may take to stop, whatever a consumer does: less than its patience."""
 
-BACK_WITHIN = 10.0
-"""Seconds after which a consumer has to be at work again."""
+BACK_WITHIN = 45.0
+"""Seconds after which a consumer has to be at work again: less than the server's patience."""
 
 
 @pytest.fixture(params=["fast", pytest.param("immediate", marks=pytest.mark.slow), "kill"])
@@ -67,12 +68,12 @@ def test_restarted_while_a_call_does_not_end(
     worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 1.0})
     worker.reads()
     own_scene.put(25)
-    eventually(lambda: own_scene.crew.told("BatchStarted"))
+    eventually(lambda: own_scene.crew.told("BatchStarted"), PATIENCE)
     with own_scene.truth.breaking(how, resets=True):
         stop(own_server, how)
         own_server.resume()
 
-    eventually(lambda: own_scene.crew.told("HandlersAbandoned"))
+    eventually(lambda: own_scene.crew.told("HandlersAbandoned"), PATIENCE)
     (own_scene.truth.folder / "go").touch()
     own_scene.conclude()
 
@@ -104,7 +105,7 @@ def test_stopped_while_the_server_is_away(own_server: PostgresServer, own_scene:
             own_server.kill()
             worker.saw("Disconnected")
             worker.process.terminate()
-            assert worker.process.wait(20) == 0, worker.log.read_text()
+            assert worker.process.wait(PATIENCE) == 0, worker.log.read_text()
             own_server.resume()
 
         own_scene.crew.start()
@@ -119,14 +120,19 @@ def test_stopped_while_failures_cannot_be_recorded(
     own_server: PostgresServer, own_scene: Scene, event: str
 ) -> None:
     """The call has ended, so none is abandoned; its jobs come again."""
-    worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 1.0})
+    worker = own_scene.crew.start(wedged=True, consumer={"drain_timeout": 3.0})
     worker.reads()
     own_scene.put(5, fails=1)
     worker.saw("BatchStarted")
     with own_scene.forgetting("away"):
+        # Its time to drain must not begin before the call is allowed to end.
+        worker.pause()
         own_server.kill()
         (own_scene.truth.folder / "go").touch()
-        eventually(lambda: [told for told in worker.told(event) if _names_the_ledger(told)])
+        worker.resume()
+        eventually(
+            lambda: [told for told in worker.told(event) if _names_the_ledger(told)], PATIENCE
+        )
         assert worker.stop() == 0, worker.log.read_text()
         own_server.resume()
 

@@ -15,14 +15,12 @@ from msgspec import Struct
 from pgcdc_outbox.errors import OutboxError
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
 from pgcdc_outbox.testing import PostgresServer
-from tests.faults.crew import REPORT_SECONDS, Worker
+from tests.faults.crew import PATIENCE, Worker
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 from tests.wait import eventually
 
 CALL_SECONDS = (0.0, 0.0, 0.005, 0.05)
-AWAY = REPORT_SECONDS + max(CALL_SECONDS)
-"""How far back work may come again if another instance takes over."""
 
 NOTICED_WITHIN = 2.0
 """Seconds after which an instance has to know that it lost its hold."""
@@ -67,7 +65,7 @@ class Arrangement(Struct):
 
     def losing_the_hold(self, what: str) -> AbstractContextManager[None]:
         """Break something after which another instance may come first."""
-        return self.scene.truth.breaking(what, again=AWAY, unnoticed=NOTICED_WITHIN)
+        return self.scene.losing_the_hold(what, unnoticed=NOTICED_WITHIN)
 
     def forgetting(self, what: str) -> AbstractContextManager[None]:
         """Break something after which, besides, only the saved position counts."""
@@ -93,15 +91,19 @@ def kill_at_an_event(a: Arrangement) -> None:
     """Alone, so that it is the one that works."""
     kill_every_instance(a)
     worker = a.start(kill_at=(a.chance.choice(EVENTS), a.chance.randint(1, 20)))
-    with suppress(AssertionError):  # it may not come so far; then it lives on
+    with suppress(AssertionError):  # it may not come so far
         eventually(lambda: not worker.alive, 5)
         worker.died()
+
+    # Else it would die at any time, also where it is asked to end in good order.
+    if worker.alive:
+        worker.kill()
 
 
 def stop_an_instance(a: Arrangement) -> None:
     worker = a.victim()
-    worker.at_work(60)
-    assert worker.stop(30) == 0, worker.log.read_text()
+    worker.at_work()
+    assert worker.stop() == 0, worker.log.read_text()
 
 
 def pause_an_instance(a: Arrangement) -> None:
@@ -118,7 +120,7 @@ def let_one_sleep_past_its_takeover(a: Arrangement) -> None:
         end_connections(a)
         time.sleep(a.chance.uniform(0.1, 2))
         worker.resume()
-        worker.at_work(60)
+        worker.at_work()
 
 
 def end_connections(a: Arrangement) -> None:
@@ -134,7 +136,7 @@ def end_the_reader(a: Arrangement) -> None:
 def kill_the_reader(a: Arrangement) -> None:
     with a.forgetting("kill the reader"):
         a.scene.kill_the_reader()
-        eventually(lambda: answers(a), 60)
+        eventually(lambda: answers(a), PATIENCE)
 
 
 def answers(a: Arrangement) -> bool:
@@ -185,7 +187,7 @@ def drop_the_slot(a: Arrangement) -> None:
         for (name,) in a.scene.outbox.rows(
             "select slot_name from pg_replication_slots where database = current_database()"
         ):
-            eventually(lambda name=name: dropped(a, name))
+            eventually(lambda name=name: dropped(a, name), PATIENCE)
 
 
 def dropped(a: Arrangement, name: str) -> bool:
