@@ -8,10 +8,14 @@ from typing import Any
 import psycopg
 
 from pgcdc_outbox.postgres.migrate import migrate
-from pgcdc_outbox.postgres.partition import retention, view
+from pgcdc_outbox.postgres.partition import maker, retention, view
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance, Report
 
 WEEK_OLD = "clock_timestamp() - interval '9 days'"
+
+# As long as a busy machine may take for what is done under a lock that nobody else has: where
+# the time is up, a partition waits for the next run.
+PATIENT = timedelta(seconds=30)
 
 
 class Outbox:
@@ -23,7 +27,9 @@ class Outbox:
         self.schema = schema
 
     def maintain(self, **settings: Any) -> Report:
-        return Maintenance(self.dsn, schema=self.schema, **settings).once()
+        return Maintenance(
+            self.dsn, schema=self.schema, **{"lock_timeout": PATIENT} | settings
+        ).once()
 
     def put(
         self,
@@ -102,6 +108,12 @@ def set_clock(monkeypatch: Any, moment: datetime) -> None:
     """Let maintenance take that for the server's clock. (Rows have the real one.)"""
     for module in (view, retention):
         monkeypatch.setattr(module, "server_now", lambda connection: moment)
+
+
+def be_patient_beside_autovacuum(monkeypatch: Any) -> None:
+    """Let what no producer needs be waited for as long as a busy machine may take."""
+    for module in (maker, retention):
+        monkeypatch.setattr(module, "BESIDE_AUTOVACUUM", timedelta(minutes=2))
 
 
 def needs(report: Report) -> dict[str, list[tuple[str, str, int]]]:

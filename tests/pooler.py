@@ -83,9 +83,12 @@ class Pooler:
                     return
 
                 server = self._free.get(timeout=30)
-                self._lend(client, server, message)
-                # It stands at the end of the line now.
+                last = self._lend(client, server, message)
+                # It stands at the end of the line before the client hears of it: else the
+                # next transaction, of whomever, could come first.
                 self._free.put(server)
+                with suppress(OSError):
+                    client.sendall(last)
 
     def _greet(self, client: socket.socket) -> None:
         while _startup(client) in (_SSL, _GSS):
@@ -99,14 +102,20 @@ class Pooler:
         ok = _packed(b"R", struct.pack("!i", 0)) + told
         client.sendall(ok + _packed(b"K", struct.pack("!ii", 0, 0)) + _packed(b"Z", b"I"))
 
-    def _lend(self, client: socket.socket, server: socket.socket, message: bytes) -> None:
-        """Pass messages on until the transaction is over, also if the client is gone."""
+    def _lend(self, client: socket.socket, server: socket.socket, message: bytes) -> bytes:
+        """Pass messages on until the transaction is over, also if the client is gone.
+
+        Returns the message which says so; the client does not have it yet.
+        """
         while True:
             server.sendall(message)
             if message[:1] in b"QS":
-                status = _answer(server, client)
-                if status == b"I":
-                    return
+                last = _answer(server, client)
+                if last[5:] == b"I":
+                    return last
+
+                with suppress(OSError):
+                    client.sendall(last)
 
             message = _message(client)
             if not message or message[:1] == b"X":
@@ -114,12 +123,13 @@ class Pooler:
 
 
 def _answer(server: socket.socket, client: socket.socket) -> bytes:
+    """Pass on what the server answers, but for the last message, which is returned."""
     while answer := _message(server):
+        if answer[:1] == b"Z":
+            return answer
+
         with suppress(OSError):
             client.sendall(answer)
-
-        if answer[:1] == b"Z":
-            return answer[5:]
 
     raise ConnectionError("the server ended a connection of the pool")
 

@@ -31,6 +31,10 @@ DEAD = (
 )
 
 
+# With as long as a busy machine may take: what is not made in time is a delay, which is told.
+MAINTAIN = ("maintain", "--lock-timeout", "30s")
+
+
 class Shell:
     """Runs commands in this process."""
 
@@ -60,7 +64,7 @@ def run(*args, **env):
         [sys.executable, "-m", "pgcdc_outbox", *args],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         env={**os.environ, **env},
     )
 
@@ -82,10 +86,11 @@ def best_of_five(*args):
 
 
 def test_help_comes_at_once():
-    # Seconds of a processor beyond those that the interpreter takes to do nothing.
-    nothing = best_of_five("-c", "pass")
+    # Of a processor, and beside what cannot be spared: how fast the machine is, and what
+    # else it does, counts for both.
+    least = best_of_five("-c", "import click")
 
-    assert best_of_five("-m", "pgcdc_outbox", "--help") - nothing < 0.15
+    assert best_of_five("-m", "pgcdc_outbox", "--help") < 2 * least
 
 
 def test_help_imports_nothing_heavy():
@@ -165,7 +170,7 @@ def test_usage_errors_exit_with_2():
 
 def test_interrupted_it_exits_with_130_and_says_nothing(shell):
     process = subprocess.Popen(
-        [sys.executable, "-m", "pgcdc_outbox", "--dsn", shell.dsn, "maintain", "--every", "1h"],
+        [sys.executable, "-m", "pgcdc_outbox", "--dsn", shell.dsn, *MAINTAIN, "--every", "1h"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -303,35 +308,36 @@ def test_lag_tells_errors_from_answers(shell, tmp_path):
 
 
 def test_maintain(shell):
-    first = shell("maintain", "--once", "--ahead", "2", "--interval", "1h")
+    # Of a length that seldom ends between two runs.
+    first = shell(*MAINTAIN, "--once", "--ahead", "2", "--interval", "7d")
     assert first.stdout.count("created immediate_") == 3
-    assert shell("maintain", "--ahead", "2", "--interval", "1h").stdout == "nothing to do\n"
-    report = json.loads(shell("maintain", "--format", "json").stdout)
+    assert shell(*MAINTAIN, "--ahead", "2", "--interval", "7d").stdout == "nothing to do\n"
+    report = json.loads(shell(*MAINTAIN, "--format", "json").stdout)
     assert report["busy"] is False
     assert shell("maintain", "--once", "--every", "1h").exit_code == 3
 
 
 def test_maintain_exits_as_its_outcome_tells(shell, connection):
-    assert shell("maintain", "--quiet").stdout == ""
+    assert shell(*MAINTAIN, "--quiet").stdout == ""
     connection.execute(
         "insert into outbox.immediate (payload, created_at) values ('1', now() - interval '9 d')"
     )
 
-    kept = shell("maintain", "--quiet")
+    kept = shell(*MAINTAIN, "--quiet")
     assert (kept.exit_code, kept.stdout) == (1, "")
     assert "no consumer is registered" in kept.stderr
     assert "kept beyond the retention: 1 table," in kept.stderr
-    report = shell("maintain", "--format", "json")
+    report = shell(*MAINTAIN, "--format", "json")
     assert report.exit_code == 1
     assert json.loads(report.stdout)["kept"][0]["reason"] == "no consumer is registered"
 
     connection.execute("insert into outbox.consumer (name) values ('mailer')")
-    kept = shell("maintain")
+    kept = shell(*MAINTAIN)
     assert kept.exit_code == 1
     assert "consumer mailer has saved no checkpoint yet (1 row since " in kept.stderr
 
     connection.execute("delete from outbox.immediate")
-    done = shell("maintain")
+    done = shell(*MAINTAIN)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith("dropped immediate_")
 

@@ -25,6 +25,9 @@ pytestmark = pytest.mark.any_version
 
 SOURCE = Path(__file__).parents[2] / "src"
 
+# Seconds for a process to start, or to end, on a busy machine.
+PATIENT = 120
+
 HANDLERS = """
 import asyncio
 import os
@@ -125,7 +128,7 @@ class Place:
         return process
 
     def run(self, handler: str | None, *arguments: str, config: str = "") -> int:
-        return self.start(handler, *arguments, config=config).wait(30)
+        return self.start(handler, *arguments, config=config).wait(PATIENT)
 
     def calls(self, word: str) -> list[list[str]]:
         """What the calls of the handler noted: id/attempt of each job."""
@@ -215,13 +218,13 @@ def test_a_signal_lets_the_running_batch_finish_and_it_does_not_come_again(
         place.run("handle", "--once")
     jobs = enqueue(place.dsn, 25)
     process = place.start("wait_for_go", "--batch-size", "10")
-    eventually(lambda: place.calls("begun"))
+    eventually(lambda: place.calls("begun"), timeout=PATIENT)
 
     process.send_signal(ask)
-    eventually(lambda: place.logged("Stopping"))
+    eventually(lambda: place.logged("Stopping"), timeout=PATIENT)
     (place.folder / "go").touch()
 
-    assert process.wait(15) == 0
+    assert process.wait(PATIENT) == 0
     assert place.calls("begun") == place.calls("done") == [jobs[:10]]
 
     assert place.run("handle", "--once") == 0
@@ -252,14 +255,14 @@ def test_kill_at_the_start_of_the_second_batch_loses_nothing(place: Place, strea
 def test_a_second_signal_ends_it_whatever_the_handler_does(place: Place, handler: str) -> None:
     jobs = enqueue(place.dsn, 1)
     process = place.start(handler, "--drain-timeout", "1h")
-    eventually(lambda: place.calls("begun"))
+    eventually(lambda: place.calls("begun"), timeout=PATIENT)
 
     process.terminate()
-    eventually(lambda: place.logged("Stopping"))
+    eventually(lambda: place.logged("Stopping"), timeout=PATIENT)
     assert process.poll() is None
     process.terminate()
 
-    assert process.wait(10) == 1
+    assert process.wait(PATIENT) == 1
     assert place.logged("1 calls of the handler were abandoned")
     assert place.done() == []
 
@@ -271,11 +274,11 @@ def test_a_second_signal_ends_it_whatever_the_handler_does(place: Place, handler
 def test_the_drain_timeout_ends_it_too(place: Place, handler: str) -> None:
     jobs = enqueue(place.dsn, 1)
     process = place.start(handler, "--drain-timeout", "200ms")
-    eventually(lambda: place.calls("begun"))
+    eventually(lambda: place.calls("begun"), timeout=PATIENT)
 
     process.terminate()
 
-    assert process.wait(10) == 1
+    assert process.wait(PATIENT) == 1
     assert place.run("handle", "--once") == 0
     assert place.done() == jobs
 
@@ -284,7 +287,7 @@ def test_an_error_ends_it_although_a_thread_is_wedged(place: Place) -> None:
     place.run("handle", "--once")
     enqueue(place.dsn, 1)
     process = place.start("block_for_ever", "--drain-timeout", "200ms")
-    eventually(lambda: place.calls("begun"))
+    eventually(lambda: place.calls("begun"), timeout=PATIENT)
     with psycopg.connect(place.dsn, autocommit=True) as connection:
         connection.execute("drop publication pgcdc_outbox")
         connection.execute(
@@ -292,7 +295,7 @@ def test_an_error_ends_it_although_a_thread_is_wedged(place: Place) -> None:
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
 
-    assert process.wait(15) == 1
+    assert process.wait(PATIENT) == 1
     assert place.logged("error: publication pgcdc_outbox does not exist")
     assert place.logged("hint: create publication")
 

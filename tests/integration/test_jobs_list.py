@@ -8,6 +8,7 @@ import pytest
 from pgcdc_outbox import Dead, Jobs, Maintenance, Retry
 from pgcdc_outbox.errors import SettingsError
 from tests.harness import Outbox, Recorder, consumer, running
+from tests.maintained import PATIENT
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
@@ -76,7 +77,7 @@ def test_partitions_that_are_too_old_are_not_even_looked_at(outbox: Outbox) -> N
         "insert into immediate (payload, created_at) "
         "values ('1', clock_timestamp() - interval '3 days')"
     )
-    Maintenance(outbox.dsn).once()
+    Maintenance(outbox.dsn, lock_timeout=PATIENT).once()
     (new,) = outbox.put([1])
     since = datetime.now(UTC) - timedelta(hours=1)
     assert listed(outbox, since=since) == [(new, "in_line")]

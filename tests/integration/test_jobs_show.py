@@ -11,6 +11,7 @@ from pgcdc_outbox import Dead, Job, Jobs, Maintenance, Retry
 from pgcdc_outbox.postgres.jobs.showing import Shown
 from pgcdc_outbox.postgres.jobs.standing import Standing
 from tests.harness import Outbox, Recorder, Watcher, consumer, running, streaming
+from tests.maintained import PATIENT
 from tests.wait import eventually
 
 # What it is about does not depend on the version of the server.
@@ -31,7 +32,7 @@ def only(shown: Shown) -> Standing:
 
 
 async def once(outbox: Outbox, handler: Any, **options: Any) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         await consumer(outbox, handler, **options).run(once=True)
 
 
@@ -83,7 +84,7 @@ async def test_failed_tells_every_attempt(outbox: Outbox) -> None:
         lambda jobs: {jobs[0].id: Retry(after=0 if jobs[0].attempt == 1 else LONG, error="busy")}
     )
     async with running(consumer(outbox, recorder)):
-        await recorder.got(2)
+        await recorder.got(2, 60)
 
     standing = only(show(outbox, id_))
     assert (standing.state, standing.attempt, standing.passed) == ("failed", 2, True)
@@ -185,7 +186,7 @@ async def test_partitions_are_looked_through_back_to_the_first_row(outbox: Outbo
         "insert into immediate (payload, created_at) "
         "values ('1', clock_timestamp() - interval '3 days')"
     )
-    Maintenance(outbox.dsn).once()
+    Maintenance(outbox.dsn, lock_timeout=PATIENT).once()
     id_ = outbox.value("select id from immediate")
     (new,) = outbox.put([1])
     assert [row.partition[:10] for row in show(outbox, id_).rows] == ["immediate_"]
@@ -229,4 +230,4 @@ async def test_settled_ahead_of_a_job_that_still_runs(outbox: Outbox) -> None:
         await ran.wait()
 
     assert only(show(outbox, slow)).state == "in_line"
-    eventually(lambda: only(show(outbox, quick)).state == "settled")
+    eventually(lambda: only(show(outbox, quick)).state == "settled", timeout=60)

@@ -1,7 +1,6 @@
 """Rows that came without a partition: moved to one, while producers go on."""
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -65,17 +64,18 @@ def test_a_row_that_commits_to_default_while_its_lock_is_waited_for_is_moved(out
     with psycopg.connect(outbox.dsn) as producer:
         producer.execute("insert into outbox.immediate (payload) values ('1')")
         thread = threading.Thread(
-            target=lambda: reports.append(outbox.maintain(lock_timeout=timedelta(seconds=20)))
+            target=lambda: reports.append(outbox.maintain(lock_timeout=timedelta(minutes=2)))
         )
         thread.start()
         eventually(
             lambda: outbox.column(
                 "select 1 from pg_locks where not granted"
                 " and relation = 'outbox.immediate_default'::regclass"
-            )
+            ),
+            timeout=60,
         )
         producer.commit()
-        thread.join(30)
+        thread.join(120)
 
     assert (reports[0].moved, len(reports[0].created)) == (1, 4)
     assert outbox.count("outbox.immediate_default") == 0
@@ -97,11 +97,11 @@ def test_producers_go_on_while_their_partition_is_made(outbox):
     threads = [threading.Thread(target=produce) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: outbox.count() > 20_100)
+    eventually(lambda: outbox.count() > 20_100, timeout=60)
     report = outbox.maintain()
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
     assert len(counts) == 3
     assert len(report.created) == 4
@@ -113,12 +113,13 @@ def test_work_under_the_lock_is_limited_too_where_producers_wait(outbox):
     outbox.put(3)
     outbox.connection.execute(
         "create function outbox.slow() returns trigger language plpgsql"
-        " as $$begin perform pg_sleep(0.5); return old; end$$;"
+        " as $$begin perform pg_sleep(6); return old; end$$;"
         "create trigger slow before delete on outbox.immediate_default"
         " for each row execute function outbox.slow()"
     )
 
-    report = outbox.maintain(ahead=2, lock_timeout=timedelta(milliseconds=300))
+    # What is ahead has to be made within that, too, on a busy machine.
+    report = outbox.maintain(ahead=2, lock_timeout=timedelta(seconds=8))
 
     # What is ahead; and, if the day is not over within a quarter of an hour, its rest.
     assert len(report.created) >= 2
@@ -174,28 +175,34 @@ def test_months_without_maintenance_are_moved_in_bites_while_producers_go_on(
     )
     before = set(outbox.column("select md5(i::text) from outbox.immediate as i"))
     stop = threading.Event()
-    waits = []
+    produced = []
+    failures = []
 
     def produce():
         with psycopg.connect(outbox.dsn, autocommit=True) as connection:
+            # The server tells a wait for a lock from one for a processor.
+            connection.execute("set lock_timeout = '2s'")
             while not stop.is_set():
-                began = time.monotonic()
-                connection.execute("insert into outbox.immediate (payload) values ('1')")
-                waits.append(time.monotonic() - began)
+                try:
+                    connection.execute("insert into outbox.immediate (payload) values ('1')")
+                except psycopg.Error as error:
+                    failures.append(error)
+                else:
+                    produced.append(1)
 
     thread = threading.Thread(target=produce)
     thread.start()
     report = outbox.maintain(
-        interval=interval, retention=timedelta(days=365), lock_timeout=timedelta(seconds=1)
+        interval=interval, retention=timedelta(days=365), lock_timeout=timedelta(seconds=30)
     )
     stop.set()
-    thread.join(10)
+    thread.join(60)
 
     assert report.moved == 60_000
     assert 60 <= len(report.created) <= 70
     assert outbox.count("outbox.immediate_default") == 0
     after = set(outbox.column("select md5(i::text) from outbox.immediate as i"))
     assert before <= after
-    assert len(after) == 60_000 + len(waits)
-    # Nothing that it locks for long is needed by producers. (The machine may be busy.)
-    assert max(waits) < 2
+    assert len(after) == 60_000 + len(produced)
+    # Nothing that it locks for long is needed by producers.
+    assert failures == []

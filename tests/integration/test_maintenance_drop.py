@@ -124,16 +124,17 @@ def test_a_row_that_commits_while_the_lock_is_waited_for_is_not_lost(outbox):
             f"insert into outbox.immediate (payload, created_at) values ('1', {WEEK_OLD})"
         )
         thread = threading.Thread(
-            target=lambda: reports.append(outbox.maintain(lock_timeout=timedelta(seconds=20)))
+            target=lambda: reports.append(outbox.maintain(lock_timeout=timedelta(minutes=2)))
         )
         thread.start()
         eventually(
             lambda: outbox.column(
                 f"select 1 from pg_locks where not granted and relation = 'outbox.{name}'::regclass"
-            )
+            ),
+            timeout=60,
         )
         producer.commit()
-        thread.join(30)
+        thread.join(120)
 
     assert needs(reports[0]) == {name: [("default", "behind", 1)]}
     assert outbox.count() == 4

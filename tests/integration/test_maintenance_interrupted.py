@@ -16,7 +16,7 @@ from tests.wait import eventually
 
 pytestmark = pytest.mark.any_version
 
-SETTINGS = {"ahead": 1, "lock_timeout": timedelta(seconds=20)}
+SETTINGS = {"ahead": 1, "lock_timeout": timedelta(seconds=40)}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def check_what_others_see(outbox):
     needed = "not pg_visible_in_snapshot(i.xid, (select snapshot from outbox.checkpoint))"
     assert outbox.count(f"outbox.immediate as i where {needed}") == 9
     with outbox.connection.transaction(force_rollback=True):
-        outbox.connection.execute("set local lock_timeout = '5s'")
+        outbox.connection.execute("set local lock_timeout = '30s'")
         outbox.put()
 
 
@@ -169,8 +169,8 @@ def test_a_process_that_is_killed_while_it_waits_is_healed_by_the_next(
     }[waiting_for]
     with psycopg.connect(outbox.dsn) as holder:
         holder.execute(f"lock table only {table} in row exclusive mode")
-        killed = process("--ahead", "1", "--lock-timeout", "4s")
-        eventually(waits_for_a_lock(outbox, table), timeout=20)
+        killed = process("--ahead", "1", "--lock-timeout", "2min")
+        eventually(waits_for_a_lock(outbox, table), timeout=60)
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
 
@@ -178,7 +178,7 @@ def test_a_process_that_is_killed_while_it_waits_is_healed_by_the_next(
         def turn_is_free():
             return not outbox.maintain(ahead=1, lock_timeout=timedelta(milliseconds=100)).busy
 
-        eventually(turn_is_free)
+        eventually(turn_is_free, timeout=60)
 
     report = outbox.maintain(**SETTINGS)
     assert (report.busy, report.delayed) == (False, ())

@@ -27,15 +27,18 @@ def overlaps(outbox):
 
 
 @pytest.mark.parametrize("interval", INTERVALS)
-def test_every_length_covers_the_present_and_what_is_ahead(outbox, interval):
-    outbox.put(2)
+def test_every_length_covers_the_present_and_what_is_ahead(outbox, monkeypatch, interval):
+    # The real clock could pass a bound between one statement and the next.
+    now = datetime(2026, 11, 21, 12, 7, tzinfo=UTC)
+    set_clock(monkeypatch, now)
+    outbox.put(2, created_at=f"'{now}'")
     report = outbox.maintain(interval=interval, ahead=3)
     bounds = outbox.bounds
 
     assert (len(report.created), report.moved, report.delayed) == (4, 2, ())
     assert all(upper - lower == interval for lower, upper in bounds)
     assert all(a[1] == b[0] for a, b in pairwise(bounds))
-    outbox.put(created_at=f"clock_timestamp() + interval '{3 * interval.total_seconds():.0f} s'")
+    outbox.put(created_at=f"'{now + 3 * interval}'")
     assert outbox.count("outbox.immediate_default") == 0
 
 

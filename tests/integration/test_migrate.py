@@ -80,7 +80,7 @@ def test_two_at_once_apply_each_migration_once(database):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
 
     assert sorted(done[0] + done[1]) == numbers(known())
     assert left == [(), ()]
@@ -154,19 +154,21 @@ def test_producers_wait_no_longer_than_the_lock_timeout(database):
 
         def attempt():
             with pytest.raises(MigrationBlocked):
-                migrate(database, migrations=[*known(), NEXT], lock_timeout=timedelta(seconds=1))
+                migrate(database, migrations=[*known(), NEXT], lock_timeout=timedelta(seconds=8))
 
         thread = threading.Thread(target=attempt)
         thread.start()
         eventually(
             lambda: watcher.execute(
                 "select from pg_locks where not granted and relation = 'outbox.immediate'::regclass"
-            ).fetchall()
+            ).fetchall(),
+            timeout=60,
         )
-        # It queues behind the migration, which gives up after a second.
-        producer.execute("set statement_timeout = '3s'")
+        # It queues behind the migration, which gives up after some seconds, and does not
+        # wait for the holder, who stays.
+        producer.execute("set statement_timeout = '60s'")
         producer.execute("select outbox.enqueue('t', '1')")
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(database):

@@ -19,6 +19,7 @@ from pgcdc_outbox.postgres.producer.schedules.schedules import Schedules
 from pgcdc_outbox.postgres.queries import for_schema, query
 from pgcdc_outbox.postgres.report.lag import measure
 from pgcdc_outbox.postgres.report.status import overview
+from tests.maintained import PATIENT
 
 FOLDER = Path(__file__).parents[2] / "sql"
 SCHEMA = 'out "box%'
@@ -249,7 +250,7 @@ def test_an_operator_shows_lists_cancels_and_replays(acting, owner):
         ).encode()
     )
     # Partitions that were made after the roles: rights on the root are enough.
-    Maintenance(owner.info.dsn, schema=SCHEMA).once()
+    Maintenance(owner.info.dsn, schema=SCHEMA, lock_timeout=PATIENT).once()
     jobs = Jobs(acting("pgcdc_outbox_operator"), schema=SCHEMA)
 
     assert len(jobs.list().jobs) == 4

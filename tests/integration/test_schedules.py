@@ -35,6 +35,12 @@ def schedules(outbox: Outbox) -> Schedules:
     return Schedules(outbox.dsn)
 
 
+def half_an_hour_away(outbox: Outbox) -> str:
+    """A time of every hour that does not come while a test runs, as cron spells it."""
+    now = outbox.value("select clock_timestamp()").astimezone(UTC)
+    return f"{(now.minute + 30) % 60} * * * *"
+
+
 def down_for(outbox: Outbox, hours: float, name: str = "hour") -> None:
     """As if nothing had run for so long: the next time is the first since."""
     outbox.rows(
@@ -45,9 +51,11 @@ def down_for(outbox: Outbox, hours: float, name: str = "hour") -> None:
 
 async def test_it_is_fired_when_it_is_due(outbox: Outbox, schedules: Schedules) -> None:
     recorder, watcher = Recorder(), Watcher()
+    # All, for a busy machine may miss one by more than a second.
+    tick = Schedule(name="tick", cron="* * * * * *", payload={"n": 1}, topic="t", missed="all")
     async with streaming(consumer(outbox, recorder, observers=[watcher]), watcher):
-        schedules.put(SECONDLY)
-        await recorder.got(3)
+        schedules.put(tick)
+        await recorder.got(3, 60)
 
     times = [datetime.fromisoformat(job.headers["scheduled-for"]) for job in recorder.jobs]
     assert {b - a for a, b in pairwise(times)} == {timedelta(seconds=1)}
@@ -55,7 +63,7 @@ async def test_it_is_fired_when_it_is_due(outbox: Outbox, schedules: Schedules) 
     assert {job.topic for job in recorder.jobs} == {"t"}
     assert recorder.values[0] == {"n": 1}
     for job, at in zip(recorder.jobs, times, strict=True):
-        assert timedelta(0) <= job.created_at - at < timedelta(seconds=30)
+        assert timedelta(0) <= job.created_at - at < timedelta(minutes=2)
 
     (kept,) = schedules.list()
     assert kept.last_at is not None
@@ -67,10 +75,8 @@ async def test_it_is_fired_when_it_is_due(outbox: Outbox, schedules: Schedules) 
 async def test_what_was_missed_while_nothing_ran(
     missed: str, jobs: int, outbox: Outbox, schedules: Schedules
 ) -> None:
-    # Half an hour away from now, so that none falls due meanwhile.
-    now = outbox.value("select clock_timestamp()").astimezone(UTC)
-    minute = (now.minute + 30) % 60
-    schedules.put(Schedule(name="hour", cron=f"{minute} * * * *", missed=missed, time_to_live=3600))
+    cron = half_an_hour_away(outbox)
+    schedules.put(Schedule(name="hour", cron=cron, missed=missed, time_to_live=3600))
     before = schedules.list()[0].next_at
     outbox.rows("update recurring set next_at = next_at - interval '6 h'")
     recorder = Recorder()
@@ -146,16 +152,16 @@ async def test_five_instances_fire_each_time_once(
 
 
 async def test_several_consumers_get_the_same_job(outbox: Outbox, schedules: Schedules) -> None:
-    schedules.put(Schedule(name="hour", cron="0 * * * *"))
-    down_for(outbox, 2)
+    schedules.put(Schedule(name="hour", cron=half_an_hour_away(outbox)))
+    outbox.rows("update recurring set next_at = next_at - interval '2 h'")
     first, second, watcher = Recorder(), Recorder(), Watcher()
     others = Watcher()
     async with (
         streaming(consumer(outbox, first, name="a", observers=[watcher]), watcher),
         streaming(consumer(outbox, second, name="b", observers=[others]), others),
     ):
-        await first.got(1)
-        await second.got(1)
+        await first.got(1, 60)
+        await second.got(1, 60)
 
     assert first.ids == second.ids
     assert outbox.value("select count(*) from immediate") == 1
@@ -202,10 +208,10 @@ async def test_neither_the_clients_clock_nor_the_zone_of_a_session_matters(
 async def test_one_that_is_paused_rests_and_does_not_catch_up(
     outbox: Outbox, schedules: Schedules
 ) -> None:
-    hourly = Schedule(name="hour", cron="0 * * * *", missed="all")
+    hourly = Schedule(name="hour", cron=half_an_hour_away(outbox), missed="all")
     schedules.put(hourly)
     assert schedules.pause("hour")
-    down_for(outbox, 5)
+    outbox.rows("update recurring set next_at = next_at - interval '5 h'")
     await consumer(outbox, Recorder(), schedules=[hourly]).run(once=True)
     assert outbox.value("select count(*) from immediate") == 0
     assert schedules.list()[0].paused

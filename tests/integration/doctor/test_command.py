@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from pgcdc_outbox.cli.main import cli
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.partition.maintenance import Maintenance
+from tests.maintained import PATIENT
 
 # What it is about does not depend on the version of the server.
 pytestmark = pytest.mark.any_version
@@ -28,7 +29,7 @@ def healthy(fresh_server):
     server = fresh_server(tcp=True, settings={"max_slot_wal_keep_size": "2GB"})
     dsn = server.create_database("shop")
     migrate(dsn)
-    Maintenance(dsn).once()
+    Maintenance(dsn, lock_timeout=PATIENT).once()
     return server, dsn
 
 

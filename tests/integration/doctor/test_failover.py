@@ -34,7 +34,7 @@ def test_standbys_that_a_failover_slot_waits_for(hospital, execute):
     )
 
     patient.apply(empty)
-    unread = eventually(lambda: said(patient, "no standby reads slot elsewhere"))
+    unread = eventually(lambda: said(patient, "no standby reads slot elsewhere"), timeout=60)
     assert unread.result is Result.PROBLEM
 
     execute(patient, "select pg_drop_replication_slot('elsewhere')")
@@ -42,12 +42,13 @@ def test_standbys_that_a_failover_slot_waits_for(hospital, execute):
     patient.break_(missing.remedy[0])
     assert said(patient, "no standby reads slot elsewhere")
     patient.apply(said(patient, "no standby reads slot elsewhere"))
-    eventually(lambda: said(patient, "synchronized_standby_slots is empty"))
+    eventually(lambda: said(patient, "synchronized_standby_slots is empty"), timeout=60)
 
 
 def test_a_reader_that_gets_nothing_because_a_standby_is_away(hospital, execute):
     """What looks like an idle consumer is a server that waits."""
-    _, patient = hospital()
+    # The reader reports nothing, and must not be ended for that.
+    _, patient = hospital(wal_sender_timeout="30min")
     if execute(patient, "show server_version_num")[0][0] < "170000":
         return
 
@@ -63,11 +64,11 @@ def test_a_reader_that_gets_nothing_because_a_standby_is_away(hospital, execute)
         assert reader.pgconn.exec_(start.encode()).status == ExecStatus.COPY_BOTH
         execute(patient, "select outbox.enqueue('t', '1')")
 
-        finding = eventually(lambda: said(patient, f"slot {slot} waits for a standby"))
+        finding = eventually(lambda: said(patient, f"slot {slot} waits for a standby"), timeout=60)
         assert finding.result is Result.PROBLEM
 
         patient.apply(said(patient, "no standby reads slot elsewhere"))
-        eventually(lambda: not said(patient, f"slot {slot} waits for a standby"))
+        eventually(lambda: not said(patient, f"slot {slot} waits for a standby"), timeout=60)
         reader.pgconn.finish()
 
 
@@ -122,19 +123,20 @@ def test_a_standby_and_its_primary(hospital, execute):
                 f"slot {slot} has a usable copy on this standby"
             ]
 
-        eventually(copied, timeout=60)
+        eventually(copied, timeout=180)
 
         execute(patient, "alter system set synchronized_standby_slots = 'standby'")
         execute(patient, "select pg_reload_conf()")
         eventually(
-            lambda: [each.result for each in patient.findings("on_the_primary")] == [Result.OK]
+            lambda: [each.result for each in patient.findings("on_the_primary")] == [Result.OK],
+            timeout=60,
         )
 
         (other,) = patient.findings("on_the_primary", name="other")
         assert other.title.startswith("no slot follows a failover to ")
 
         there.break_("alter system set hot_standby_feedback = off", "select pg_reload_conf()")
-        eventually(lambda: said(patient, "hot_standby_feedback seems to be off"), timeout=60)
+        eventually(lambda: said(patient, "hot_standby_feedback seems to be off"), timeout=180)
 
 
 def standby_of(server):

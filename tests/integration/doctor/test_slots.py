@@ -7,12 +7,14 @@ from pgcdc_outbox.postgres.doctor.finding import Result
 from pgcdc_outbox.postgres.migrate import migrate
 from tests.harness import Outbox, Recorder, Watcher, consumer, streaming
 from tests.integration.doctor.patient import Patient, drop_slot, register, slot_of
+from tests.maintained import PATIENT
+from tests.wait import eventually
 
 
 async def test_a_consumer_that_runs_is_well(database):
     migrate(database)
     outbox, watcher = Outbox(database), Watcher()
-    Maintenance(database).once()
+    Maintenance(database, lock_timeout=PATIENT).once()
     async with streaming(consumer(outbox, Recorder(), observers=[watcher]), watcher):
         slots = Patient(database).only("slots")
         assert slots.result is Result.OK
@@ -28,6 +30,8 @@ async def test_a_slot_that_is_gone_comes_back_with_the_consumer(database):
     async with streaming(subject, watcher):
         pass
 
+    # The server may notice late that its reader has gone.
+    eventually(lambda: not outbox.slot()["active"], timeout=60)
     outbox.rows("select pg_drop_replication_slot(%s)", [outbox.slot()["slot_name"]])
     finding = patient.only("slots")
     assert (finding.result, finding.title) == (Result.PROBLEM, "consumer default has no slot")

@@ -1,5 +1,6 @@
 """The doctor and what others do meanwhile; clocks, locks, and no server at all."""
 
+import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +28,7 @@ def test_a_transaction_that_writes_for_long(patient):
 
         assert not mine(patient, pid, limits=Limits())
         patient.apply(finding)
-        eventually(lambda: not mine(patient, pid))
+        eventually(lambda: not mine(patient, pid), timeout=60)
 
 
 def test_a_snapshot_that_is_kept_for_long(patient):
@@ -50,9 +51,18 @@ def test_clocks_that_differ(patient):
 
     finding = patient.only("clock", clock=lambda: datetime.now(UTC) - timedelta(minutes=2))
     assert finding.result is Result.WARNING
-    assert finding.title == "the clocks of server and client are 120 s apart"
+    # Less by what asking the server took, on a busy machine.
+    assert 60 < apart(finding) <= 120
     ahead = patient.only("clock", clock=lambda: datetime.now(UTC) + timedelta(minutes=2))
-    assert ahead.title == finding.title
+    assert ahead.result is Result.WARNING
+    assert 60 < apart(ahead) <= 120
+
+
+def apart(finding):
+    """By how many seconds a finding says that the clocks differ."""
+    said = re.fullmatch(r"the clocks of server and client are (\d+) s apart", finding.title)
+    assert said, finding.title
+    return int(said[1])
 
 
 @pytest.mark.any_version
