@@ -11,13 +11,13 @@ from tests.wait import eventually
 pytestmark = pytest.mark.any_version
 POLLS_IN_SLOW_RUN = True
 
-TAKEN_OVER_WITHIN = 45.0
+TAKEN_OVER_WITHIN = 15.0
 """Seconds after which another instance works when one was killed.
 
 On a machine that does nothing else it is one; the server's own patience is a minute.
 """
 
-HANDED_OVER_WITHIN = 45.0
+HANDED_OVER_WITHIN = 10.0
 """Seconds after which another instance works when one was stopped."""
 
 
