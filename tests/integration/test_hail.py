@@ -12,6 +12,12 @@ from pgcdc_outbox.postgres.hail import Door
 from tests.wait import eventually
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine may take longer than a consumer waits for an answer."""
+    monkeypatch.setattr("pgcdc_outbox.postgres.hail._SECONDS", 60.0)
+
+
 @pytest.fixture
 def encrypted(fresh_server: Any) -> Any:
     """A server that lets nobody in through TCP without TLS."""

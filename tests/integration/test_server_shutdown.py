@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from anyio import to_thread
 
 from pgcdc_outbox import Job
+from pgcdc_outbox.core.shutdown import Burst
 from pgcdc_outbox.events import Disconnected, ServerDraining, StandingBy, Streaming
 from pgcdc_outbox.postgres.migrate import migrate
 from pgcdc_outbox.postgres.source.checkpoint import Checkpointer
@@ -20,9 +22,10 @@ pytestmark = pytest.mark.anyio
 MODES = pytest.mark.parametrize("mode", ["smart", "fast"])
 GRACE = 1.0
 # To notice a smart shutdown takes five seconds, a fast one a second. Then the grace, and
-# a few seconds to close; machines that run tests are slow.
+# a few seconds to close; machines that run tests are slow. Whoever waits for a wedged call,
+# or for a consumer to confirm, takes a minute or for ever.
 NOTICED = {"smart": 5.0, "fast": 1.0}
-SLACK = 6.0
+SLACK = 40.0
 
 
 class Wedged(Recorder):
@@ -64,7 +67,7 @@ async def test_it_stops_beside_an_idle_consumer(stopping: tuple[Any, Outbox], mo
         await stop(server, mode, NOTICED[mode] + SLACK)
         await watcher.saw(Disconnected)
         await to_thread.run_sync(server.resume)
-        await watcher.saw(Streaming, 2, timeout=40)
+        await watcher.saw(Streaming, 2, timeout=120)
         after = outbox.put([2])
         await recorder.got(2)
 
@@ -94,7 +97,7 @@ async def test_it_stops_beside_a_wedged_call(stopping: tuple[Any, Outbox], mode:
         assert draining.grace_seconds == GRACE
         await to_thread.run_sync(server.resume)
         handler.release.set()
-        await watcher.saw(Streaming, 2, timeout=40)
+        await watcher.saw(Streaming, 2, timeout=120)
         last = outbox.put(["last"])
         await handler.until(lambda: last[0] in handler.ids)
 
@@ -126,7 +129,7 @@ async def test_an_abandoned_call_is_all_that_comes_again(
         await watcher.saw(Disconnected)
         handler.release.set()
         await to_thread.run_sync(server.resume)
-        await handler.until(lambda: handler.ids.count(wedged[0]) == 2, timeout=40)
+        await handler.until(lambda: handler.ids.count(wedged[0]) == 2, timeout=120)
 
     assert handler.ids == [*wedged, *done, *wedged]
 
@@ -148,15 +151,16 @@ async def test_it_stops_beside_a_huge_backlog(stopping: tuple[Any, Outbox], mode
         (wedged,) = outbox.put(["wedged"])
         await handler.got(1)
         # Far more than fits between the two: the server cannot send it.
-        outbox.rows(
+        await to_thread.run_sync(
+            outbox.rows,
             "insert into immediate (payload) select convert_to(to_json(repeat('x', 1000))::text, "
-            "'UTF8') from generate_series(1, 100000)"
+            "'UTF8') from generate_series(1, 100000)",
         )
         await stop(server, mode, NOTICED[mode] + GRACE + SLACK)
         await watcher.saw(Disconnected)
         handler.release.set()
         await to_thread.run_sync(server.resume)
-        await handler.until(lambda: handler.ids.count(wedged) == 2, timeout=40)
+        await handler.until(lambda: handler.ids.count(wedged) == 2, timeout=120)
         assert outbox.value("select count(*) from immediate") == 100_001
 
 
@@ -182,7 +186,7 @@ async def test_it_stops_beside_one_that_polls(stopping: tuple[Any, Outbox], mode
         handler.release.set()
         await to_thread.run_sync(server.resume)
         (last,) = outbox.put(["last"])
-        await handler.until(lambda: last in handler.ids, timeout=40)
+        await handler.until(lambda: last in handler.ids, timeout=120)
 
     assert handler.ids == [wedged, last]
 
@@ -191,9 +195,12 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
     stopping: tuple[Any, Outbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Looked at so seldom, the connection of the lock tells nothing.
-    monkeypatch.setattr("pgcdc_outbox.postgres.source.shutdown._LOOK_SECONDS", 60.0)
-    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock._CHECK_SECONDS", 60.0)
-    monkeypatch.setattr(Checkpointer, "OTHERS_SECONDS", 60.0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.shutdown._LOOK_SECONDS", 600.0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock._CHECK_SECONDS", 600.0)
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.lock.IDLE_SECONDS", 600)
+    monkeypatch.setattr(Checkpointer, "OTHERS_SECONDS", 600.0)
+    # A loaded machine does not answer twenty times in a second.
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.reader.Burst", partial(Burst, within=10.0))
     server, outbox = stopping
     handler, watcher = Wedged(), Watcher()
     subject = consumer(
@@ -202,7 +209,7 @@ async def test_keepalives_in_a_burst_tell_of_a_shutdown(
         observers=[watcher],
         drain_timeout=2,
         shutdown_grace=GRACE,
-        checkpoint_interval=60,
+        checkpoint_interval=600,
     )
     async with streaming(subject, watcher):
         outbox.put(["wedged"])
@@ -236,6 +243,6 @@ async def _rests(outbox: Outbox) -> bool:
         outbox.rows(
             "select from pg_stat_activity where application_name like 'pgcdc-outbox/%%' "
             "and backend_type = 'client backend' and state = 'idle' "
-            "and clock_timestamp() - state_change between '1 second' and '10 seconds'"
+            "and clock_timestamp() - state_change > '1 second'"
         )
     )

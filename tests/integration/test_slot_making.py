@@ -70,8 +70,9 @@ async def test_a_stop_while_a_slot_is_made_is_heeded_and_leaves_nothing(outbox: 
             await eventually_async(being_made)
             asked = time.monotonic()
 
-        assert time.monotonic() - asked < 5
-        await eventually_async(gone)
+        # Both sooner than the server would give up by itself, after thirty seconds.
+        assert time.monotonic() - asked < 20
+        await eventually_async(gone, timeout=25 - (time.monotonic() - asked))
         writer.rollback()
 
 
@@ -89,7 +90,7 @@ async def test_a_cancellation_while_a_slot_is_made_leaves_nothing(outbox: Outbox
             await eventually_async(being_made)
             group.cancel_scope.cancel()
 
-        await eventually_async(gone)
+        await eventually_async(gone, timeout=20)
         writer.rollback()
 
 
@@ -122,7 +123,7 @@ async def test_jobs_of_another_cluster_are_refused(outbox: Outbox) -> None:
     """After a restore nobody knows what was handled; transaction ids from there mean nothing."""
     outbox.put([1])
     outbox.rows("update immediate set xid = '40000000000'")
-    with pytest.raises(CheckpointForeign, match="another cluster") as caught, anyio.fail_after(15):
+    with pytest.raises(CheckpointForeign, match="another cluster") as caught, anyio.fail_after(60):
         await consumer(outbox, Recorder()).run()
 
     assert "--accept-new-system restored" in caught.value.hint
@@ -132,7 +133,7 @@ async def test_a_slot_that_follows_a_failover(outbox: Outbox) -> None:
     watcher = Watcher()
     following = consumer(outbox, Recorder(), observers=[watcher], failover=True)
     if outbox.value("select current_setting('server_version_num')::int") < 170000:
-        with pytest.raises(SettingsError, match=r"failover: PostgreSQL 1\d "), anyio.fail_after(15):
+        with pytest.raises(SettingsError, match=r"failover: PostgreSQL 1\d "), anyio.fail_after(60):
             await following.run()
 
         return

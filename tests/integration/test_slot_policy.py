@@ -70,7 +70,7 @@ async def test_a_slot_that_is_lost_again_and_again_ends_the_consumer(outbox: Out
     ids = outbox.put([99])
     with (
         pytest.raises(SlotLost, match=r"3 times within an hour.* the slot is missing") as caught,
-        anyio.fail_after(15),
+        anyio.fail_after(60),
     ):
         await subject.run()
 
@@ -114,8 +114,8 @@ async def test_with_stop_a_lost_slot_ends_the_consumer_until_a_person_has_looked
     for _ in range(2):
         with (
             pytest.raises(SlotLost, match=cause) as caught,
-            anyio.fail_after(15),
-            anyio.fail_after(15),
+            anyio.fail_after(60),
+            anyio.fail_after(60),
         ):
             await subject.run()
 
@@ -157,7 +157,7 @@ def fill(outbox: Outbox, until: Callable[[], bool]) -> None:
             connection.execute("checkpoint")
             return until()
 
-        eventually(full, timeout=30)
+        eventually(full, timeout=120)
 
 
 def outbox_on(server: PostgresServer, name: str) -> Outbox:
@@ -258,7 +258,7 @@ async def test_a_slot_of_another_kind_is_refused(outbox: Outbox, make: str, what
     slot = slot_of(outbox)
     with psycopg.connect(outbox.dsn, autocommit=True) as connection:
         connection.execute(f"select {make}".encode(), [slot])
-        with pytest.raises(SlotForeign, match=what) as caught, anyio.fail_after(15):
+        with pytest.raises(SlotForeign, match=what) as caught, anyio.fail_after(60):
             await consumer(outbox, Recorder()).run()
 
         connection.execute(caught.value.hint.partition(": ")[2].encode())
@@ -313,7 +313,8 @@ async def test_other_peoples_transactions_cost_little(outbox: Outbox) -> None:
             )
             connection.execute("checkpoint")
 
-        end = outbox.value("select pg_current_wal_insert_lsn()::text")
+        # All but so little that saving it would write as much.
+        end = outbox.value("select (pg_current_wal_insert_lsn() - 4096)::text")
 
         async def confirmed() -> bool:
             return bool(
@@ -324,7 +325,7 @@ async def test_other_peoples_transactions_cost_little(outbox: Outbox) -> None:
                 )
             )
 
-        await eventually_async(confirmed, timeout=30)
+        await eventually_async(confirmed, timeout=120)
         seconds = anyio.current_time() - started
         reports = len(watcher.of(Reported)) - before
 

@@ -59,7 +59,11 @@ def writer(outbox: Outbox) -> Any:
         connection.rollback()
 
 
-async def test_a_half_open_predecessor_is_ended_after_the_grace(outbox: Outbox) -> None:
+async def test_a_half_open_predecessor_is_ended_after_the_grace(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long its process takes to end: to stand by would be another matter.
+    monkeypatch.setattr("pgcdc_outbox.postgres.source.predecessor._END_SECONDS", 60.0)
     async with after_a_first_run(outbox) as (recorder, watcher):
         with half_open(outbox) as predecessor:
             pid = predecessor.backend_pid

@@ -186,7 +186,8 @@ class ReplicationStream:
     async def end(self) -> None:
         """End the stream in good order: the server answers once it has seen every report.
 
-        What it still sends is thrown away: it was not acknowledged.
+        What it still sends is thrown away: it was not acknowledged. When it is done with the
+        command it has let go of the slot, which others may want at once.
         """
         try:
             self._pgconn.put_copy_end()
@@ -199,6 +200,9 @@ class ReplicationStream:
                 if size == 0:
                     await self.readable()
                     self._pgconn.consume_input()
+
+            while await self._next_result("end the stream") is not None:
+                pass
         except psycopg.Error as error:
             raise map_error(error, doing="end the stream") from error
 
