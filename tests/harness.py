@@ -162,7 +162,7 @@ def consumer(outbox: Outbox, handler: Any, **options: Any) -> Consumer:
         "retry": QUICK,
         "checkpoint_interval": 0.1,
         "promote_interval": 0.05,
-        "drain_timeout": 5.0,
+        "drain_timeout": 20.0,
         "maintenance": False,
         "observers": (),
     }
