@@ -230,6 +230,7 @@ class HandlersAbandoned(Event, frozen=True, kw_only=True):
 
 
 class Stopped(Event, frozen=True, kw_only=True):
-    """The consumer ended."""
+    """The consumer ended, as it was asked to, and let go of everything; also if it held nothing."""
 
     flushed: LSN
+    """What the last hold had confirmed; 0 if there was none."""

@@ -138,6 +138,12 @@ def end_the_connection(scene: Scene, worker: Worker) -> None:
 
 
 def ask_to_stop(scene: Scene, worker: Worker) -> None:
+    # Not between what it read from the table and from the log: it then runs nothing.
+    worker.reads()
+    worker.process.send_signal(signal.SIGTERM)
+
+
+def ask_to_stop_in_a_call(scene: Scene, worker: Worker) -> None:
     worker.saw("BatchStarted")
     worker.process.send_signal(signal.SIGTERM)
 
@@ -158,7 +164,7 @@ def leave_it(scene: Scene, worker: Worker) -> None:
         (
             "HandlersAbandoned",
             nothing,
-            ask_to_stop,
+            ask_to_stop_in_a_call,
             {"wedged": True, "consumer": {"drain_timeout": 0.2}},
         ),
         ("Stopped", nothing, ask_to_stop, {}),

@@ -25,6 +25,7 @@ from pgcdc_outbox.core.reconnect import Backoff
 from pgcdc_outbox.core.verdict import goes_alone
 from pgcdc_outbox.errors import AccessRefused, OutboxError, SlotInUse
 from pgcdc_outbox.events import Connecting, Disconnected, StandingBy, Stopped
+from pgcdc_outbox.lsn import LSN
 
 # A hold that lasted so long was a good one: the next failure is a new story.
 _GOOD_HOLD_SECONDS = 5.0
@@ -72,6 +73,8 @@ class Orchestrator:
         self._abandoned = 0
         self._held = 0.0
         """When the last hold began, by the monotonic clock; 0 if there was none."""
+        self._flushed = LSN(0)
+        """How far the last hold got; 0 if there was none."""
 
     async def run(self, stop: Stop, *, once: bool = False) -> int:
         """Run until asked to stop; returns how many calls of the handler were abandoned.
@@ -94,7 +97,7 @@ class Orchestrator:
             started = time.monotonic()
             try:
                 if await self._hold(stop, once=once):
-                    continue  # with another feed
+                    continue  # with another feed, unless a stop was asked for
 
                 break
             except SlotInUse as error:
@@ -125,6 +128,7 @@ class Orchestrator:
             with anyio.move_on_after(delay):
                 await stop.wait()
 
+        self._notice(Stopped(consumer=self._consumer, flushed=self._flushed))
         return self._abandoned
 
     async def _hold(self, stop: Stop, *, once: bool) -> bool:
@@ -140,7 +144,7 @@ class Orchestrator:
             care = await _or_stop(stop, lambda: self._care(feed, intake))
             if care is None:
                 await finish(feed)
-                self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
+                self._flushed = feed.flushed
                 return False
 
             hold = Hold(
@@ -160,12 +164,9 @@ class Orchestrator:
             finally:
                 # Also if the connection was lost while it drained.
                 self._abandoned = hold.abandoned
+                self._flushed = feed.flushed
 
-            if hold.handed_over and not stop.asked:
-                return True
-
-            self._notice(Stopped(consumer=self._consumer, flushed=feed.flushed))
-            return False
+            return hold.handed_over
 
     async def _care(self, feed: Feed, intake: Intake) -> Care:
         if self._keys is not None:

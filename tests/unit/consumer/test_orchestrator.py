@@ -32,6 +32,7 @@ from pgcdc_outbox.events import (
     Stopping,
 )
 from pgcdc_outbox.job import Job
+from pgcdc_outbox.lsn import LSN
 from tests.unit.consumer.conftest import Chance
 from tests.unit.consumer.fakes import (
     LOST,
@@ -209,7 +210,7 @@ class TestStopping:
             assert await run.end() == 0
 
         assert source.released == 1
-        assert events.names() == ["Connecting"]
+        assert events.names() == ["Connecting", "Stopped"]
 
     async def test_a_stop_while_notes_cannot_be_forgotten_gives_up_waiting(
         self, chance: Chance
@@ -616,6 +617,19 @@ class TestHandingOver:
         assert first.finished == second.finished == 1
         assert not seen.of(Disconnected)
         assert len(seen.of(Stopped)) == 1
+
+    async def test_a_stop_between_two_feeds_is_told_like_any_other(self) -> None:
+        first, seen = FakeFeed(jobs(2)), Events()
+        first.flushed = LSN(7)
+        source = FakeSource(first, anyio.Event())
+        async with running(orchestrator(source, done, observers=[seen])) as run:
+            await until(lambda: len(first.settled) == 2)
+            first.part_done.set()
+            await source.waiting.wait()
+            run.stop.ask()
+            await run.ended.wait()
+
+        assert [told.flushed for told in seen.of(Stopped)] == [7]
 
     async def test_what_runs_is_waited_for_before(self) -> None:
         first, second, gate = FakeFeed(jobs(1)), FakeFeed(), Gate()
