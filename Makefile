@@ -41,7 +41,7 @@ matrix: $(STAMP) ## Run the tests that need a server on every supported PostgreS
 chaos: $(STAMP) ## Break everything at random for a minute, and account for every job
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
-bench: $(STAMP) ## Measure, against what there is to measure against (three quarters of an hour)
+bench: $(STAMP) ## Measure, against what there is to measure against (half an hour)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove everything that was made here
