@@ -11,14 +11,14 @@ from tests.wait import eventually
 pytestmark = pytest.mark.any_version
 POLLS_IN_SLOW_RUN = True
 
-TAKEN_OVER_WITHIN = 15.0
-"""Seconds after which another instance works when one was killed.
+TAKEN_OVER_WITHIN = 5.0
+"""Seconds after which another instance works when one was killed."""
 
-On a machine that does nothing else it is one; the server's own patience is a minute.
-"""
-
-HANDED_OVER_WITHIN = 10.0
+HANDED_OVER_WITHIN = 2.0
 """Seconds after which another instance works when one was stopped."""
+
+TURNS = 3
+"""A machine that stands still for a moment spoils one of them, not the quickest."""
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -40,15 +40,17 @@ def test_another_takes_over_from_one_that_is_killed(scene: Scene) -> None:
     with scene.busy():
         running = scene.crew.start()
         running.reads()
-        for _ in range(2):
+        took = []
+        for _ in range(TURNS):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
             scene.executed(30)
             running.kill()
             killed = time.monotonic()
-            assert waiting.saw("BatchSettled").at - killed < TAKEN_OVER_WITHIN
+            took.append(waiting.saw("BatchSettled").at - killed)
             running = waiting
 
+    assert min(took) < TAKEN_OVER_WITHIN
     scene.conclude()
 
 
@@ -57,15 +59,17 @@ def test_another_takes_over_from_one_that_is_stopped(scene: Scene) -> None:
     with scene.busy():
         running = scene.crew.start()
         running.reads()
-        for _ in range(2):
+        took = []
+        for _ in range(TURNS):
             waiting = scene.crew.start()
             waiting.saw("StandingBy")
             scene.executed(30)
             assert running.stop() == 0
             stopped = time.monotonic()
-            assert waiting.saw("BatchSettled").at - stopped < HANDED_OVER_WITHIN
+            took.append(waiting.saw("BatchSettled").at - stopped)
             running = waiting
 
+    assert min(took) < HANDED_OVER_WITHIN
     scene.conclude()
 
 
