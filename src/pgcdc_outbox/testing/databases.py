@@ -1,6 +1,7 @@
 """Databases made for one use, and taken down with all that holds on to them."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import psycopg
@@ -29,40 +30,43 @@ def create_database(dsn: str, name: str, template: str | None = None) -> str:
 
     Nobody may be connected to the one that is copied; who has only just left is waited for.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
     statement = sql.SQL("create database {}").format(sql.Identifier(name))
     if template is not None:
         statement += sql.SQL(" template {}").format(sql.Identifier(template))
 
     with psycopg.connect(dsn, autocommit=True) as connection:
-        while True:
-            try:
-                connection.execute(statement)
-            except psycopg.errors.ObjectInUse:
-                # The server itself waits five seconds. On a busy machine a process that was
-                # told to end, of autovacuum for instance, may take longer.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            else:
-                return make_conninfo(dsn, dbname=name)
+        # The server itself waits five seconds. On a busy machine a process that was told to
+        # end, of autovacuum for instance, may take longer.
+        _once_free(lambda: connection.execute(statement), _PATIENCE_SECONDS)
+
+    return make_conninfo(dsn, dbname=name)
 
 
 def drop_database(dsn: str, name: str, *, timeout: float = _PATIENCE_SECONDS) -> None:
     """Drop a database, its replication slots first, and end whoever uses them."""
-    deadline = time.monotonic() + timeout
     statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
 
     with psycopg.connect(dsn, autocommit=True) as connection:
-        while True:
-            try:
-                connection.execute(END_WALSENDERS, {"name": name})
-                connection.execute(DROP_SLOTS, {"name": name})
-                connection.execute(statement)
-            except psycopg.errors.ObjectInUse:
-                # A consumer that reconnects by itself can be back before the drop.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
+
+        def drop() -> None:
+            connection.execute(END_WALSENDERS, {"name": name})
+            connection.execute(DROP_SLOTS, {"name": name})
+            connection.execute(statement)
+
+        # A consumer that reconnects by itself can be back before the drop.
+        _once_free(drop, timeout)
+
+
+def _once_free(step: Callable[[], object], timeout: float) -> None:
+    """Take a step that needs a database to itself, as soon as others let go of it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            step()
+        except psycopg.errors.ObjectInUse:
+            if time.monotonic() > deadline:
+                raise
+
+            time.sleep(0.05)
+        else:
+            return
