@@ -139,7 +139,7 @@ async def test_a_lone_job_is_not_kept_waiting_for_others(outbox: Outbox) -> None
 
     # Most are there at once, however loaded the machine is; some may meet a stall, and none
     # waits as long as a batch would.
-    assert sorted(waits)[len(waits) // 2] < 1
+    assert sorted(waits)[len(waits) // 2] < (0.1 if outbox.mode == "logical" else 0.2)
     assert max(waits) < 45
 
 

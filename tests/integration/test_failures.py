@@ -649,10 +649,12 @@ async def test_schedules_run_at_the_instant_of_the_servers_clock(outbox: Outbox)
             lambda: _is(sum(event.scheduled for event in watcher.of(Promoted)) == 2), timeout=60
         )
 
-    # Never early. How late is also the machine's affair.
     assert now in arrived
-    assert 1.5 <= arrived[delayed] - start < 45
-    assert 0 <= arrived[at] - due.timestamp() < 45
+    late = [arrived[delayed] - start - 1.5, arrived[at] - due.timestamp()]
+    assert min(late) >= 0
+    # Of two that are due at different times a machine that stands still spoils one.
+    assert min(late) < 1
+    assert max(late) < 45
 
 
 async def test_the_ledger_out_of_order_is_tried_again_and_never_skipped(outbox: Outbox) -> None:
